@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all the set-up there is; CI runs the same targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_ARGUMENTS = --bundle bundles/demo.yaml --witness witness/witness.py $(if $(ONCE),--once)
+
+.PHONY: demo test check bench docs chaos-demo clean
+
+demo: $(STAMP)
+	@scripts/system-packages mosquitto
+	@$(BIN)/appliance demo $(DEMO_ARGUMENTS)
+
+test: $(STAMP)
+	@scripts/system-packages mosquitto mosquitto-clients skopeo iproute2 util-linux procps
+	@$(MAKE) --no-print-directory check
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/docs --check
+
+bench: $(STAMP)
+	@scripts/system-packages mosquitto
+	$(BIN)/python benchmarks/run.py $(ONLY)
+
+docs: $(STAMP)
+	$(BIN)/python scripts/docs
+
+chaos-demo: $(STAMP)
+	@scripts/system-packages mosquitto
+	$(BIN)/pytest -m chaos --kills 20
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@scripts/make-venv $(PYTHON) $(VENV)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
