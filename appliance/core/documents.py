@@ -1,0 +1,346 @@
+"""The documents people write, each defined once.
+
+From these classes come validation with line numbers, the JSON schema for editors, the reference
+page and the Kubernetes CRD. They are frozen; what was parsed is trusted from then on. A field's
+``description`` is what the reference page says about it. Reading them is ``core/reading.py``.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from appliance.core.fields import Bytes, Duration
+from appliance.core.ids import NAME_ALLOWED, NAME_PATTERN, digest
+
+API_VERSION = "edge-appliance.dev/v1alpha1"
+
+_MODEL_NAME = r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?"
+_VERSION = r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}"
+_MODEL_PATTERN = rf"^{_MODEL_NAME}(@({_VERSION}|sha256:[0-9a-f]{{64}}))?$"
+_PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+_FILE_PATTERN = rf"^{_PATH_PART}(/{_PATH_PART})*$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        alias_generator=to_camel,
+    )
+
+
+class Metadata(_Part):
+    name: Annotated[
+        str, Field(pattern=NAME_PATTERN, description=f"The object's name: {NAME_ALLOWED}.")
+    ]
+    labels: Annotated[
+        dict[str, str], Field(description="Words to select by; they change nothing by themselves.")
+    ] = {}
+    annotations: Annotated[
+        dict[str, str], Field(description="Notes for people and tools; nothing here reads them.")
+    ] = {}
+
+
+class Document(_Part):
+    """What all kinds have in common."""
+
+    kind_name: ClassVar[str]
+    api_version: Annotated[
+        Literal["edge-appliance.dev/v1alpha1"], Field(description="The schema this follows.")
+    ]
+    kind: str
+    metadata: Metadata
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the document as it was written, without the defaults."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+# --- ModelDeployment -----------------------------------------------------------------------------
+
+
+class Resources(_Part):
+    gpu: Annotated[int | None, Field(ge=0, le=64, description="GPUs for each replica.")] = None
+    gpu_memory: Annotated[
+        Bytes | None, Field(description="A share of one GPU by memory, such as 6Gi.")
+    ] = None
+    mig: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9]g\.[0-9]+gb$", description="A MIG slice by profile, such as 1g.10gb."
+        ),
+    ] = None
+
+
+class Percentiles(_Part):
+    p50: Annotated[Duration | None, Field(description="Half of the requests are faster.")] = None
+    p95: Annotated[Duration | None, Field(description="95 of 100 requests are faster.")] = None
+    p99: Annotated[Duration | None, Field(description="99 of 100 requests are faster.")] = None
+
+
+class Objectives(_Part):
+    time_to_first_token: Annotated[
+        Percentiles | None, Field(description="From the request to its first token.")
+    ] = None
+    inter_token_latency: Annotated[
+        Percentiles | None, Field(description="From one token to the next.")
+    ] = None
+    concurrency: Annotated[
+        int | None, Field(ge=1, le=4096, description="Requests served at the same time.")
+    ] = None
+
+
+class Scaling(_Part):
+    min: Annotated[int, Field(ge=0, le=64, description="0 scales to zero when idle.")] = 1
+    max: Annotated[int, Field(ge=1, le=64, description="Never more replicas than this.")] = 1
+    idle_after: Annotated[
+        Duration | None, Field(description="How long without a request counts as idle.")
+    ] = None
+    prewarm: Annotated[
+        Literal["none", "predictive"], Field(description="Start ahead of the usual hours.")
+    ] = "none"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Scaling":
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+
+class Canary(_Part):
+    weight: Annotated[int, Field(ge=1, le=100, description="Percent of requests it receives.")]
+    for_: Annotated[
+        Duration, Field(alias="for", description="How long it must stay healthy to take over.")
+    ]
+
+
+class Release(_Part):
+    canary: Annotated[Canary | None, Field(description="Try a new version on a share first.")] = (
+        None
+    )
+    check: Annotated[
+        Literal["none", "golden"], Field(description="golden: run the golden prompts first.")
+    ] = "golden"
+
+
+EngineName = Literal[
+    "auto", "llama-cpp", "vllm", "sglang", "tgi", "tensorrt-llm", "triton", "openai-http"
+]
+
+
+class ModelDeploymentSpec(_Part):
+    model: Annotated[
+        str,
+        Field(
+            pattern=_MODEL_PATTERN,
+            description=(
+                "A model in the catalogue; name@1.2.0 pins a version, name@sha256:... a manifest."
+            ),
+        ),
+    ]
+    engine: Annotated[
+        EngineName, Field(description="Which engine serves it; auto picks one that can.")
+    ] = "auto"
+    quantization: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$",
+            description="auto, or one variant of the model such as Q4_K_M.",
+        ),
+    ] = "auto"
+    replicas: Annotated[
+        int, Field(ge=0, le=64, description="How many engines serve it side by side.")
+    ] = 1
+    resources: Annotated[Resources | None, Field(description="Hardware for each replica.")] = None
+    context: Annotated[
+        int, Field(ge=64, le=16_777_216, description="Tokens per request, prompt and answer.")
+    ] = 4096
+    objectives: Annotated[
+        Objectives | None, Field(description="What matters instead of which hardware.")
+    ] = None
+    priority: Annotated[
+        Literal["critical", "standard", "batch"],
+        Field(description="Who goes first when not all can."),
+    ] = "standard"
+    scaling: Annotated[Scaling | None, Field(description="Between which numbers to scale.")] = None
+    release: Annotated[Release | None, Field(description="How a new version takes over.")] = None
+
+
+class ModelDeployment(Document):
+    """A model that is to be served."""
+
+    kind_name: ClassVar[str] = "ModelDeployment"
+    kind: Literal["ModelDeployment"]
+    spec: ModelDeploymentSpec
+
+    HONOURED: ClassVar[frozenset[str]] = frozenset(
+        {"model", "engine", "quantization", "replicas", "context"}
+    )
+
+    def not_yet_honoured(self) -> list[str]:
+        """Return the fields that are set, valid, and that this release does not act on."""
+        return [to_camel(f) for f in sorted(self.spec.model_fields_set - self.HONOURED)]
+
+
+# --- Site ----------------------------------------------------------------------------------------
+
+
+class Electricity(_Part):
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217, such as EUR.")]
+    per_kilowatt_hour: Annotated[float, Field(ge=0, description="Price of one kWh.")]
+
+
+class Disk(_Part):
+    store: Annotated[Bytes | None, Field(description="The most that models may take.")] = None
+    floor: Annotated[
+        Bytes | None, Field(description="Imports stop when less than this is free.")
+    ] = None
+
+
+class Retention(_Part):
+    audit: Annotated[Duration | None, Field(description="How long the audit log is kept.")] = None
+    metrics: Annotated[Duration | None, Field(description="How long metrics are kept.")] = None
+
+
+class SiteSpec(_Part):
+    labels: Annotated[
+        dict[str, str], Field(description="What the hub selects sites by, such as region.")
+    ] = {}
+    time_zone: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z]+(/[A-Za-z0-9_+-]+){0,2}$",
+            description="IANA time zone such as Europe/Zurich; it only opens windows.",
+        ),
+    ] = "UTC"
+    electricity: Annotated[Electricity | None, Field(description="The tariff.")] = None
+    grams_co2_per_kilowatt_hour: Annotated[
+        float | None, Field(ge=0, description="Carbon intensity of the electricity here.")
+    ] = None
+    disk: Annotated[Disk | None, Field(description="Budgets.")] = None
+    retention: Annotated[Retention | None, Field(description="How long records stay.")] = None
+
+
+class Site(Document):
+    """What is particular to one place."""
+
+    kind_name: ClassVar[str] = "Site"
+    kind: Literal["Site"]
+    spec: SiteSpec
+
+
+# --- BundleDefinition ----------------------------------------------------------------------------
+
+
+class PypiSource(_Part):
+    package: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The package's name.")
+    ]
+    version: Annotated[
+        str, Field(pattern=r"^[0-9][0-9A-Za-z.!+_-]*$", description="Exactly this version.")
+    ]
+    file: Annotated[
+        str, Field(pattern=_FILE_PATTERN, description="The file inside the package's wheel.")
+    ]
+
+
+class Source(_Part):
+    pypi: Annotated[PypiSource | None, Field(description="A file inside a wheel.")] = None
+    file: Annotated[
+        str | None, Field(min_length=1, description="A local file, relative to the definition.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Source":
+        if (self.pypi is None) == (self.file is None):
+            raise ValueError("a source is exactly one of pypi, file")
+        return self
+
+
+class VariantSource(_Part):
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$",
+            description="The variant, by its quantization such as Q4_K_M.",
+        ),
+    ]
+    source: Annotated[Source, Field(description="Where the weights come from.")]
+
+
+Capability = Literal["chat", "completions", "embeddings"]
+
+
+class BundleModel(_Part):
+    name: Annotated[
+        str,
+        Field(
+            pattern=rf"^{_MODEL_NAME}$",
+            description="The name that deployments use.",
+        ),
+    ]
+    version: Annotated[
+        str,
+        Field(pattern=rf"^{_VERSION}$", description="The model's version, ours."),
+    ]
+    publisher: Annotated[
+        str, Field(pattern=NAME_PATTERN, description="Who made it; part of what is signed.")
+    ]
+    licence: Annotated[
+        str, Field(min_length=1, description="An SPDX licence expression such as Apache-2.0.")
+    ]
+    capabilities: Annotated[
+        tuple[Capability, ...], Field(min_length=1, strict=False, description="What it can answer.")
+    ] = ("chat", "completions")
+    variants: Annotated[
+        tuple[VariantSource, ...],
+        Field(min_length=1, strict=False, description="The quantizations to ship."),
+    ]
+
+
+class BundleDefinitionSpec(_Part):
+    version: Annotated[
+        str,
+        Field(pattern=rf"^{_VERSION}$", description="The bundle's version."),
+    ]
+    models: Annotated[
+        tuple[BundleModel, ...], Field(min_length=1, strict=False, description="What to ship.")
+    ]
+
+
+class BundleDefinition(Document):
+    """What goes into a bundle, by source and version."""
+
+    kind_name: ClassVar[str] = "BundleDefinition"
+    kind: Literal["BundleDefinition"]
+    spec: BundleDefinitionSpec
+
+
+DigestField = Annotated[str, AfterValidator(digest)]
+
+
+class LockedSource(_Part):
+    source: Annotated[Source, Field(description="As in the definition.")]
+    download: Annotated[
+        DigestField | None, Field(description="Digest of the wheel that held the file.")
+    ] = None
+    digest: Annotated[DigestField, Field(description="Digest of the file itself.")]
+    size: Annotated[int, Field(ge=1, description="Bytes of the file.")]
+
+
+class BundleLockSpec(_Part):
+    sources: Annotated[tuple[LockedSource, ...], Field(strict=False, description="What was seen.")]
+
+
+class BundleLock(Document):
+    """What ``bundle lock`` saw: no digest gets here that nobody fetched."""
+
+    kind_name: ClassVar[str] = "BundleLock"
+    kind: Literal["BundleLock"]
+    spec: BundleLockSpec

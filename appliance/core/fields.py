@@ -1,0 +1,65 @@
+"""Values that documents write as text and code reads as numbers."""
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from appliance.core import quantity
+
+
+class Duration(str):
+    """A span of time as it was written, such as ``500ms``."""
+
+    __slots__ = ()
+
+    @property
+    def seconds(self) -> float:
+        return quantity.parse_duration(self)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls._checked, core_schema.str_schema(strict=True)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "string", "pattern": quantity.DURATION_PATTERN}
+
+    @classmethod
+    def _checked(cls, text: str) -> "Duration":
+        quantity.parse_duration(text)
+        return cls(text)
+
+
+class Bytes(str):
+    """An amount of memory or disk as it was written, such as ``6Gi``."""
+
+    __slots__ = ()
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return quantity.parse_bytes(self)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls._checked, core_schema.str_schema(strict=True)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "string", "pattern": quantity.BYTES_PATTERN}
+
+    @classmethod
+    def _checked(cls, text: str) -> "Bytes":
+        quantity.parse_bytes(text)
+        return cls(text)

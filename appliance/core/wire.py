@@ -1,0 +1,59 @@
+"""JSON that crosses a process: strict to read, canonical to write.
+
+A signature covers bytes, not meaning, so two readers must never see two meanings in one text:
+duplicate keys, NaN and integers that do not survive a double are refused.
+"""
+
+import json
+from typing import Any
+
+from appliance.errors import MalformedError
+
+MAX_INTEGER = 2**53
+
+
+def dumps(value: object) -> bytes:
+    """Return ``value`` as canonical JSON: sorted keys, no spaces, UTF-8."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def loads(data: bytes, *, what: str) -> dict[str, Any]:
+    """Return the JSON object in ``data``; ``what`` names it in errors.
+
+    Raises:
+        MalformedError: not UTF-8, not one JSON object, a key given twice, NaN, or an integer
+            of 2**53 or more.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_bounded,
+        )
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"{what} is not strict JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is not a JSON object")
+    return value
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 17 or abs(number := int(text)) >= MAX_INTEGER:
+        raise ValueError(f"the integer {text[:20]} does not survive every reader (2**53 or more)")
+    return number
