@@ -1,0 +1,70 @@
+"""From a decision and what is seen to what people and the hub read."""
+
+from collections.abc import Iterable, Mapping
+
+from appliance.core.state import (
+    Condition,
+    DeploymentStatus,
+    DesiredDeployment,
+    ObservedReplica,
+    Phase,
+    Truth,
+)
+from appliance.planner.decide import Decision
+
+
+def status(
+    desired: DesiredDeployment, decision: Decision, running: Mapping[str, ObservedReplica]
+) -> DeploymentStatus:
+    """Return one deployment's status."""
+    document = desired.document
+    engines = tuple(r for r in running.values() if r.deployment == document.name)
+    current = {replica.id: replica.revision for replica in decision.replicas}
+    serving = [e for e in engines if e.phase is Phase.READY and current.get(e.id) == e.revision]
+    conditions = [
+        *decision.conditions,
+        _ready(document.spec.replicas, len(serving), decision, engines),
+    ]
+    if ignored := document.not_yet_honoured():
+        message = f"valid, but not acted on by this release: {', '.join(ignored)}"
+        conditions.append(Condition("Honoured", Truth.FALSE, "NotYet", message))
+    if desired.drift:
+        conditions.append(Condition("Drifted", Truth.TRUE, "LocalOverride", desired.drift))
+    return DeploymentStatus(
+        name=document.name,
+        origin=desired.origin,
+        drift=desired.drift,
+        model=document.spec.model,
+        variant=decision.variant,
+        replicas=document.spec.replicas,
+        ready=len(serving),
+        conditions=tuple(conditions),
+        engines=tuple(sorted(engines, key=lambda e: e.id)),
+    )
+
+
+def cannot_start(found: DeploymentStatus) -> str:
+    """Return why nothing will answer for a deployment soon; empty when something may."""
+    if found.replicas == 0:
+        return "it is scaled to zero replicas"
+    for condition in found.conditions:
+        if condition.type in ("Verified", "Fits") and condition.status is Truth.FALSE:
+            return condition.message
+    waiting = [e for e in found.engines if e.phase is Phase.BACKOFF]
+    if waiting and len(waiting) == len(found.engines):
+        return waiting[0].message
+    return ""
+
+
+def _ready(
+    replicas: int, serving: int, decision: Decision, engines: Iterable[ObservedReplica]
+) -> Condition:
+    blocked = [c for c in decision.conditions if c.status is Truth.FALSE]
+    if blocked:
+        return Condition("Ready", Truth.FALSE, blocked[0].reason, blocked[0].message)
+    if serving >= replicas:
+        return Condition("Ready", Truth.TRUE, "Serving", f"{serving} of {replicas} serve")
+    failing = [e for e in engines if e.phase is Phase.BACKOFF]
+    if failing:
+        return Condition("Ready", Truth.FALSE, "EngineFails", failing[0].message)
+    return Condition("Ready", Truth.FALSE, "Starting", f"{serving} of {replicas} serve")
