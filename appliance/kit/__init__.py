@@ -1,0 +1,1 @@
+"""Edge helpers that know nothing of AI or fleets."""

@@ -1,0 +1,140 @@
+"""One writer thread with group commit, and readers that never wait for it.
+
+Effects that arrive while a commit is under way share the next one, so that an fsync is paid once
+for all of them. Each has a savepoint of its own: one that raises takes back its own changes, not
+its neighbours'.
+"""
+
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sqlite_utils import Migrations
+
+from appliance.errors import ApplianceError
+from appliance.kit import db as kit_db
+from appliance.kit.files import fsync_folder
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Effect = Callable[[sqlite3.Connection], T]
+_MOST_IN_ONE_COMMIT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[T]):
+    effect: Callable[[sqlite3.Connection], T]
+    done: "Future[T]"
+
+
+class GroupCommit:
+    """A SQLite file with one writer. ``on_commit`` is called on the writer's thread."""
+
+    def __init__(self, path: Path, migrations: Migrations) -> None:
+        """Open or make the file and bring it to this release's schema.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StateUnusableError: the file cannot be opened or is damaged.
+        """
+        self.on_commit: Callable[[], None] = lambda: None
+        self._path = path
+        self._db = kit_db.open_database(path, migrations).conn
+        fsync_folder(path.parent)
+        self._readers = threading.local()
+        self._open_readers: list[sqlite3.Connection] = []
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name=path.stem, daemon=True)
+        self._writer.start()
+
+    def submit(self, effect: Effect[T]) -> "Future[T]":
+        """Carry out ``effect`` in the next transaction.
+
+        Args:
+            effect: Called once on the writer's thread. It must be quick and must not commit.
+
+        Returns:
+            A future with what ``effect`` returned, done after the commit survives a power cut.
+            It holds NoSpaceError when the disk is full, and what ``effect`` raised.
+        """
+        done: Future[T] = Future()
+        self._jobs.put(_Job(effect, done))
+        return done
+
+    def read(self, query: Effect[T]) -> T:
+        """Run a query on a read-only connection of this thread; sees all that is committed."""
+        reader: sqlite3.Connection | None = getattr(self._readers, "db", None)
+        if reader is None:
+            reader = self._readers.db = kit_db.open_reader(self._path)
+            self._open_readers.append(reader)
+        return query(reader)
+
+    def close(self) -> None:
+        """Commit what was handed in, then stop; idempotent."""
+        if self._writer.is_alive():
+            self._jobs.put(None)
+            self._writer.join()
+            for reader in self._open_readers:
+                reader.close()
+            self._db.close()
+
+    def _write(self) -> None:
+        ending = False
+        while not ending:
+            jobs = []
+            for job in self._gather():
+                if job is None:
+                    ending = True
+                    break
+                if job.done.set_running_or_notify_cancel():  # else: nobody wants it any more
+                    jobs.append(job)
+            if jobs:
+                self._commit(jobs)
+
+    def _gather(self) -> Iterator[_Job[Any] | None]:
+        yield self._jobs.get()
+        with contextlib.suppress(queue.Empty):
+            for _ in range(_MOST_IN_ONE_COMMIT - 1):
+                yield self._jobs.get_nowait()
+
+    def _commit(self, jobs: list[_Job[Any]]) -> None:
+        results: list[tuple[_Job[Any], Any, Exception | None]] = []
+        try:
+            with kit_db.translated(self._path):
+                self._db.execute("BEGIN IMMEDIATE")
+                results = [(job, *self._run(job)) for job in jobs]
+                self._db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - handed to everyone who waits, none is lost
+            if self._db.in_transaction:
+                self._db.rollback()
+            for job in jobs:
+                job.done.set_exception(error)
+            return
+        for job, result, failure in results:
+            if failure is None:
+                job.done.set_result(result)
+            else:
+                job.done.set_exception(failure)
+        self.on_commit()
+
+    def _run(self, job: _Job[Any]) -> tuple[Any, Exception | None]:
+        self._db.execute("SAVEPOINT job")
+        try:
+            result = job.effect(self._db)
+        except sqlite3.OperationalError:
+            raise  # the disk or the file, not this effect: nobody's changes can be kept
+        except Exception as error:
+            if not isinstance(error, ApplianceError):
+                log.exception("an effect failed and was taken back")
+            self._db.execute("ROLLBACK TO job")
+            self._db.execute("RELEASE job")
+            return None, error
+        self._db.execute("RELEASE job")
+        return result, None

@@ -1,0 +1,80 @@
+"""How every SQLite file is opened and migrated.
+
+WAL with ``synchronous=FULL``: a committed transaction survives a power cut. ``NORMAL`` would be
+faster and may roll back what was already acknowledged.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlite_utils import Database, Migrations
+
+from appliance.errors import NoSpaceError, StateUnusableError
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite says about its file into errors of ours.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        StateUnusableError: the file cannot be opened, written or understood.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname == "SQLITE_FULL":
+            raise NoSpaceError(
+                f"no space left for {path}", hint="free some space there, then try again"
+            ) from error
+        if error.sqlite_errorname.startswith(
+            ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_PERM")
+        ):
+            raise StateUnusableError(
+                f"{path}: {error}", hint="check that its folder is writable by this user"
+            ) from error
+        raise
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+            raise StateUnusableError(
+                f"{path} is damaged: {error}", hint="restore it from a backup"
+            ) from error
+        raise
+
+
+def open_database(path: Path, migrations: Migrations) -> Database:
+    """Open a database for its one writer, and bring it to this release's schema.
+
+    The connection may be handed to another thread, but only one may use it at a time.
+
+    Raises:
+        NoSpaceError, StateUnusableError: as ``translated``.
+    """
+    with translated(path):
+        database = Database(_connect(path, "rwc"))
+        database.conn.execute("PRAGMA journal_mode=WAL")
+        database.conn.execute("PRAGMA synchronous=FULL")
+        database.conn.execute("PRAGMA foreign_keys=ON")
+        migrations.apply(database)
+        path.chmod(0o600)
+    return database
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write; it sees what is committed when a statement starts."""
+    with translated(path):
+        connection = _connect(path, "ro")
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    connection = sqlite3.connect(
+        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30
+    )
+    connection.row_factory = sqlite3.Row
+    return connection

@@ -1,0 +1,135 @@
+"""HTTP as commands use it, with the standard library alone, so that they start quickly."""
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from appliance.errors import (
+    ApplianceError,
+    MalformedError,
+    NotFoundError,
+    PeerUnreachableError,
+    SignatureError,
+    UsageError,
+    from_wire,
+)
+
+
+class HttpClient:
+    """One server; a connection for each request."""
+
+    def __init__(
+        self,
+        connect: Callable[[], http.client.HTTPConnection],
+        who: str,
+        hint: str,
+        token: str = "",
+    ) -> None:
+        """``who`` names the server in errors, ``hint`` says what to do when it does not answer."""
+        self._connect = connect
+        self._who = who
+        self._hint = hint
+        self._token = token
+
+    @classmethod
+    def over_unix(cls, path: Path, who: str, hint: str, timeout_s: float) -> "HttpClient":
+        """Return a client of a server on a Unix socket."""
+        return cls(lambda: _UnixConnection(path, timeout_s), f"{who} at {path}", hint)
+
+    @classmethod
+    def over_tcp(cls, url: str, who: str, hint: str, token: str = "") -> "HttpClient":
+        """Return a client of the server at ``http://HOST:PORT``.
+
+        Raises:
+            UsageError: it is not such a URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UsageError(f"{url!r} is not the address of {who}", hint="http://HOST:PORT")
+        host, port = parts.hostname, parts.port or 80
+        connect = lambda: http.client.HTTPConnection(host, port, timeout=180)  # noqa: E731
+        return cls(connect, f"{who} at {url}", hint, token)
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the JSON object that answers one request.
+
+        Raises:
+            ApplianceError: what the server answered, as its own family.
+            PeerUnreachableError: it did not answer.
+        """
+        answers = list(self.objects(method, path, body))
+        return answers[-1] if answers else {}
+
+    def objects(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the JSON objects of an answer, one for each line, as they arrive.
+
+        Raises:
+            ApplianceError: as ``call``; it may come after some objects.
+        """
+        for line in self.lines(method, path, body):
+            try:
+                found = json.loads(line)
+            except ValueError as error:
+                raise MalformedError(f"{self._who} answered something that is not JSON") from error
+            if isinstance(found, dict) and "error" in found:
+                raise _error(found["error"], 500)
+            yield dict(found)
+
+    def lines(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[str]:
+        """Yield the lines of an answer as they arrive, without their ends.
+
+        Raises:
+            ApplianceError: the answer is an error.
+            PeerUnreachableError: there is none, or it broke off.
+        """
+        connection = self._connect()
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _parsed_error(response.read(), response.status)
+            for line in response:
+                yield line.decode(errors="replace").rstrip("\r\n")
+        except (OSError, http.client.HTTPException) as error:
+            why = str(error) or type(error).__name__
+            raise PeerUnreachableError(f"{self._who}: {why}", hint=self._hint) from error
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _parsed_error(data: bytes, status: int) -> ApplianceError:
+    try:
+        found = json.loads(data)["error"]
+    except (ValueError, KeyError, TypeError):
+        found = {"message": f"HTTP status {status}"}
+    return _error(found, status)
+
+
+def _error(found: dict[str, Any], status: int) -> ApplianceError:
+    """Return an error of ours, or one in the shape of OpenAI's, as an exception."""
+    if "what" in found:
+        return from_wire(found)
+    families = {401: SignatureError, 403: SignatureError, 404: NotFoundError}
+    family = families.get(status, PeerUnreachableError if status >= 500 else UsageError)
+    return family(str(found.get("message")))

@@ -1,0 +1,146 @@
+"""Settings as documented data: frozen groups, units in names, loaded once.
+
+They are read from a TOML file, one table a group, and from the environment, where
+``APPLIANCE_GATEWAY_PORT=9000`` sets ``port`` of ``gateway``. Loading touches nothing else.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from appliance.errors import BadDocumentError, NotFoundError, StateUnusableError
+
+Group = TypeVar("Group")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    resync_s: float = 30.0
+    """How often the node reconciles although nothing is known to have changed.
+
+    It heals missed messages, so it bounds how long a node can stay wrong.
+    """
+    heartbeat_s: float = 30.0
+    """How often the node reports to the hub; unheard for three of them it is stale there."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    threads: int = 2
+    """CPU threads of one engine. More than the machine has makes every engine slower."""
+    slots: int = 2
+    """Requests that one engine works on at a time; each takes KV memory for a whole context."""
+    llama_server: str = ""
+    """A llama-server to run instead of the xllamacpp package: a path, or a name on PATH."""
+    drain_s: float = 30.0
+    """How long an engine that is stopped may finish what it works on."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    host: str = "127.0.0.1"
+    """Where the gateway listens. Other than loopback it needs an API key first."""
+    port: int = 8080
+    hold_s: float = 120.0
+    """How long a request waits for an engine that starts, before it is told to come again."""
+    most_body_bytes: int = 32 << 20
+    """A larger request is refused before it fills the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSettings:
+    broker: str = ""
+    """The broker as ``mqtt://HOST:PORT``; empty: this node has no hub."""
+    first_retry_s: float = 0.5
+    most_retry_s: float = 30.0
+    """A broken link is tried again after a random time up to this, growing from the first."""
+    resend_s: float = 5.0
+    """A batch that the hub has not acknowledged is sent again after this, then ever more rarely."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    host: str = "127.0.0.1"
+    port: int = 8090
+    broker: str = "mqtt://127.0.0.1:1883"
+    heartbeat_s: float = 30.0
+    """What the nodes of this fleet use; unheard for three of them a node is stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    node: NodeSettings = field(default_factory=NodeSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    sync: SyncSettings = field(default_factory=SyncSettings)
+    hub: HubSettings = field(default_factory=HubSettings)
+
+
+def load(path: Path | None, env: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings in a file, with the environment's over them.
+
+    Args:
+        path: A TOML file; None takes the defaults.
+        env: The environment.
+
+    Raises:
+        NotFoundError, StateUnusableError: the file is not there, or cannot be read.
+        BadDocumentError: not TOML, an unknown name, or a value of the wrong type.
+    """
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise NotFoundError(f"there are no settings at {path}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateUnusableError(f"the settings at {path} cannot be read: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise BadDocumentError(f"{path}: not TOML: {error}") from error
+    groups = get_type_hints(Settings)
+    for name in tables:
+        if name not in groups:
+            raise BadDocumentError(f"{path}: [{name}] is not known; allowed: {', '.join(groups)}")
+    found = {name: _group(name, kind, tables.get(name, {}), env) for name, kind in groups.items()}
+    return Settings(**found)
+
+
+def _group(name: str, kind: type[Group], table: object, env: Mapping[str, str]) -> Group:
+    hints = get_type_hints(kind)
+    if not isinstance(table, dict):
+        raise BadDocumentError(f"settings: {name} is not a table")
+    values = dict(table)
+    for key in hints:
+        text = env.get(f"APPLIANCE_{name}_{key}".upper())
+        if text is not None:
+            values[key] = _from_text(text, hints[key], f"{name}.{key}")
+    for key, value in values.items():
+        if key not in hints:
+            raise BadDocumentError(
+                f"settings: {name}.{key} is not known; allowed: {', '.join(hints)}"
+            )
+        values[key] = _checked(value, hints[key], f"{name}.{key}")
+    return kind(**values)
+
+
+def _from_text(text: str, kind: type, where: str) -> object:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise BadDocumentError(f"settings: {where}: {text!r} is not {_WORDS[kind]}") from error
+
+
+def _checked(value: object, kind: type, where: str) -> object:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise BadDocumentError(f"settings: {where}: {value!r} is not {_WORDS[kind]}")
+    if isinstance(value, int | float) and value < 0:
+        raise BadDocumentError(f"settings: {where}: {value!r} is below zero")
+    return value
+
+
+_WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}
