@@ -1,0 +1,247 @@
+"""Taking a bundle in: verify everything, then import all of it or nothing.
+
+The steps and their order are those of `TRUST.md`, "Importing a bundle"; each is one defence. What a
+refusal leaves behind: verified root rotations, from step 9 on the committed metadata, and an audit
+record; never a blob or a catalogue row.
+"""
+
+import contextlib
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.bundle import modelpack
+from appliance.bundle.modelpack import Descriptor, Pack
+from appliance.bundle.reader import BundleReader
+from appliance.cache import catalog
+from appliance.cache.store import ModelStore
+from appliance.core import wire
+from appliance.core.gguf import read_header
+from appliance.errors import (
+    ApplianceError,
+    DowngradeError,
+    MalformedError,
+    NoSpaceError,
+    ScopeError,
+)
+from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.files import locked, require_space
+from appliance.ledger import meta
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact, Stream
+from appliance.trust import floor, metadata
+from appliance.trust.metadata import SignedTarget, Verified
+from appliance.trust.store import DIRECTOR_PATH, Director, TrustStore
+
+_MAX_DOCUMENT_BYTES = 1 << 20
+_SPARE_BYTES = 64 << 20
+"""Left free beside the bundle's own bytes: the reserve of DESIGN section 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far an import is: bytes copied of the bytes that are missing here."""
+
+    doing: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import changed."""
+
+    name: str
+    version: str
+    models: tuple[str, ...]
+    added: tuple[str, ...]
+    copied_bytes: int
+
+
+Progress = Callable[[Step], None]
+
+
+class Importer:
+    """Imports bundles into one node's state. Blocking: give it a thread of its own."""
+
+    def __init__(
+        self, state: Path, trust: TrustStore, store: ModelStore, ledger: Ledger, clock: Clock
+    ) -> None:
+        self._lock = state / "incoming" / ".lock"
+        self._state = state
+        self._trust = trust
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+
+    def run(self, folder: Path, by: str, progress: Progress = lambda _: None) -> Imported:
+        """Import the bundle in ``folder``; a second import waits for the first.
+
+        Args:
+            folder: The bundle.
+            by: Who asked, for the audit stream.
+            progress: Told at each step and each chunk, on this thread.
+
+        Raises:
+            RefusedError: the bundle must not be believed; its subclass says which rule it broke.
+            NoSpaceError, NotFoundError, StateUnusableError: as their names say.
+        """
+        self._trust.root()  # says what to do when the node was never given one
+        progress(Step("waiting for another import"))
+        with locked(self._lock, what="the import folder", wait=True):
+            try:
+                return self._run(BundleReader(folder), by, progress)
+            except ApplianceError as error:
+                self._note(by, "import-refused", {"code": error.code, "why": error.what})
+                raise
+
+    def _run(self, bundle: BundleReader, by: str, progress: Progress) -> Imported:
+        progress(Step("checking signatures"))
+        offered = bundle.roles()  # step 1
+        self._advance_root(bundle)  # step 2
+        now = floor.now(self._ledger.read(meta.floor), self._clock.utc())  # step 4
+        verified = metadata.refresh(  # steps 3 and 5
+            self._trust.root(), self._trust.roles(), offered, now.at
+        )
+        director = self._director(bundle, verified)  # step 6
+        name, version = bundle.release()
+        wanted = self._resolve(bundle, verified, name, version)  # step 7
+        self._commit_metadata(verified, director)  # step 8
+        packs = [self._manifest(bundle, target) for target in wanted]  # step 10, before 9:
+        missing = self._missing(packs)  # only manifests say which blobs there are
+        total = sum(blob.size for blob in missing)
+        require_space(self._state, total + _SPARE_BYTES, what=f"{name} {version}")  # step 9
+        self._receive(bundle, packs, missing, progress)  # steps 11 to 13
+        progress(Step("writing the catalogue", total, total))
+        return self._admit((name, version), packs, missing, by)  # step 14
+
+    def _advance_root(self, bundle: BundleReader) -> None:
+        trusted = self._trust.root()
+        known = metadata.root_version(trusted)
+        for version, data in metadata.advance_root(trusted, bundle.roots(known)):
+            self._trust.add_root(version, data)
+
+    def _director(self, bundle: BundleReader, verified: Verified) -> dict[str, bytes]:
+        """Read ``trust/*`` from top-level targets; an epoch never goes down."""
+        listed = verified.targets.get(DIRECTOR_PATH)
+        if listed is None or not verified.is_new:
+            return {}
+        data = bundle.document(listed.digest, listed.length, _MAX_DOCUMENT_BYTES)
+        new, old = Director.parse(data), self._trust.director()
+        if old is not None and new.epoch < old.epoch:
+            raise DowngradeError(f"director epoch {new.epoch} is below {old.epoch}")
+        if old is not None and new.org != old.org:
+            raise ScopeError(f"signed for {new.org!r}, this node belongs to {old.org!r}")
+        return {DIRECTOR_PATH: data}
+
+    def _resolve(
+        self, bundle: BundleReader, verified: Verified, name: str, version: str
+    ) -> list[SignedTarget]:
+        path = f"releases/{name}/{version}.json"
+        listed = verified.targets.get(path)
+        if listed is None:
+            raise DowngradeError(
+                f"{name} {version} is not in the newest signed list that this node trusts",
+                hint="ask for a bundle that was signed later; what runs goes on",
+            )
+        release = wire.loads(
+            bundle.document(listed.digest, listed.length, _MAX_DOCUMENT_BYTES), what=path
+        )
+        paths = release.get("targets")
+        if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
+            raise MalformedError(f"{path} does not list what belongs to it")
+        return [self._listed(verified, p) for p in paths]
+
+    @staticmethod
+    def _listed(verified: Verified, path: str) -> SignedTarget:
+        target = verified.targets.get(path)
+        if target is None:
+            raise DowngradeError(f"{path} is wanted, but no longer in the signed list")
+        if not path.startswith("models/") or target.media_type != modelpack.MANIFEST_TYPE:
+            raise ScopeError(f"{path} of type {target.media_type} is not something to import here")
+        return target
+
+    def _commit_metadata(self, verified: Verified, documents: dict[str, bytes]) -> None:
+        if not verified.is_new:
+            return
+        self._trust.commit(verified, documents)
+        self._ledger.record(lambda db: meta.set_floor(db, verified.issued)).result()
+
+    @staticmethod
+    def _manifest(bundle: BundleReader, target: SignedTarget) -> Pack:
+        data = bundle.document(target.digest, target.length, modelpack.MAX_MANIFEST_BYTES)
+        return modelpack.read(target.path, target.digest, data)
+
+    def _missing(self, packs: list[Pack]) -> list[Descriptor]:
+        wanted = {blob.digest: blob for pack in packs for blob in pack.blobs}
+        return [blob for digest, blob in wanted.items() if not self._store.blobs.has(digest)]
+
+    def _receive(
+        self,
+        bundle: BundleReader,
+        packs: list[Pack],
+        missing: list[Descriptor],
+        progress: Progress,
+    ) -> None:
+        total, done = sum(blob.size for blob in missing), 0
+
+        def told(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(Step("copying", done, total))
+
+        try:
+            for blob in missing:
+                with bundle.open_blob(blob.digest) as file:
+                    self._store.blobs.receive(file, blob.digest, blob.size, told)
+            for pack in packs:
+                self._check_header(pack)
+        except BaseException:
+            self._store.blobs.discard(blob.digest for blob in missing)
+            raise
+
+    def _check_header(self, pack: Pack) -> None:
+        with self._store.blobs.open_received(pack.variant.weights) as file:
+            header = read_header(file)
+        stated = (pack.variant.context_max, pack.variant.kv_bytes_per_token)
+        if stated != (header.context_length, header.kv_bytes_per_token):
+            raise MalformedError(
+                f"the manifest of {pack.variant.reference} describes another weight file"
+            )
+
+    def _admit(
+        self, release: tuple[str, str], packs: list[Pack], missing: list[Descriptor], by: str
+    ) -> Imported:
+        self._store.blobs.admit(blob.digest for blob in missing)
+        at = rfc3339(self._clock.utc())
+        name, version = release
+        body = {
+            "by": by,
+            "bundle": name,
+            "version": version,
+            "models": {pack.variant.reference: pack.variant.manifest for pack in packs},
+        }
+        added = self._ledger.record(
+            lambda db: tuple(
+                pack.variant.reference for pack in packs if catalog.add(db, pack.variant, at)
+            ),
+            Fact(Stream.AUDIT, "import", at, body),
+        ).result()
+        self._store.publish_index(self._ledger.read(catalog.variants))
+        models = tuple(pack.variant.reference for pack in packs)
+        return Imported(name, version, models, added, sum(blob.size for blob in missing))
+
+    def _note(self, by: str, kind: str, body: dict[str, str]) -> None:
+        at = rfc3339(self._clock.utc())
+        with contextlib.suppress(NoSpaceError):  # the refusal itself matters more than its record
+            self._ledger.note(Fact(Stream.AUDIT, kind, at, {"by": by, **body})).result()
+
+
+def rederive_floor(trust: TrustStore, ledger: Ledger) -> datetime.datetime | None:
+    """Step 8, on start: bring the ledger's floor up to the metadata that is in force."""
+    roles = trust.roles()
+    if roles is not None:
+        issued = metadata.issued(roles)
+        ledger.record(lambda db: meta.set_floor(db, issued)).result()
+    return ledger.read(meta.floor)

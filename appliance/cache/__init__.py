@@ -1,0 +1,1 @@
+"""The content-addressed store of weights, and the catalogue of what it holds."""

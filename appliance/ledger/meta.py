@@ -1,0 +1,33 @@
+"""Single values in the ledger."""
+
+import datetime
+import sqlite3
+
+from appliance.kit.clock import parse_rfc3339, rfc3339
+
+_FLOOR = "floor"
+
+
+def floor(db: sqlite3.Connection) -> datetime.datetime | None:
+    """Return the newest signed time that this node accepted."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (_FLOOR,)).fetchone()
+    return None if row is None else parse_rfc3339(row[0])
+
+
+def set_floor(db: sqlite3.Connection, moment: datetime.datetime) -> None:
+    """Raise the floor inside somebody's transaction; it never goes down."""
+    known = floor(db)
+    if known is None or moment > known:
+        db.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            (_FLOOR, rfc3339(moment)),
+        )
+
+
+def next_report(db: sqlite3.Connection) -> int:
+    """Return the number of the next report inside somebody's transaction; it only grows."""
+    (number,) = db.execute(
+        "INSERT INTO meta VALUES ('report', '1') ON CONFLICT DO UPDATE SET"
+        " value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) RETURNING value"
+    ).fetchone()
+    return int(number)

@@ -1,0 +1,93 @@
+"""The schema of ``node.db``, in steps that only grow: never edit one that was released."""
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("node")
+
+
+@migrations()
+def m001_streams(db: Database) -> None:
+    """The outbox: records wait in ``outbox``, are sealed into ``batches``, go when acknowledged."""
+    db.table("meta").create({"key": str, "value": str}, pk="key", strict=True)
+    db.table("streams").create(
+        {
+            "stream": str,
+            "next_seq": int,
+            "sealed_upto": int,
+            "sealed_hash": str,
+            "acked_upto": int,
+            "acked_hash": str,
+        },
+        pk="stream",
+        not_null={"next_seq", "sealed_upto", "sealed_hash", "acked_upto", "acked_hash"},
+        strict=True,
+    )
+    db.table("outbox").create(
+        {"stream": str, "seq": int, "record": str},
+        pk=("stream", "seq"),
+        not_null={"record"},
+        strict=True,
+    )
+    db.table("batches").create(
+        {"stream": str, "first": int, "count": int, "hash": str, "envelope": bytes},
+        pk=("stream", "first"),
+        not_null={"count", "hash", "envelope"},
+        strict=True,
+    )
+
+
+@migrations()
+def m002_catalogue(db: Database) -> None:
+    """What may be served: one row for each variant, as signed."""
+    db.table("variants").create(
+        {
+            "manifest": str,
+            "model": str,
+            "version": str,
+            "name": str,
+            "body": str,
+            "imported_at": str,
+        },
+        pk="manifest",
+        not_null={"model", "version", "name", "body", "imported_at"},
+        strict=True,
+    )
+    db.table("variants").create_index(["model", "version", "name"], unique=True)
+
+
+@migrations()
+def m003_desired(db: Database) -> None:
+    """What is wanted: the fleet's newest generation, and local words that win over it.
+
+    A local row without a document takes a fleet object away.
+    """
+    db.table("fleet").create(
+        {
+            "only": int,
+            "director_epoch": int,
+            "generation": int,
+            "hash": str,
+            "documents": str,
+        },
+        pk="only",
+        not_null={"director_epoch", "generation", "hash", "documents"},
+        strict=True,
+    )
+    db.table("local").create(
+        {"kind": str, "name": str, "document": str, "by": str, "at": str},
+        pk=("kind", "name"),
+        not_null={"by", "at"},
+        strict=True,
+    )
+
+
+@migrations()
+def m004_gateway(db: Database) -> None:
+    """API keys by their hash, and how far each usage spool was taken in."""
+    db.table("api_keys").create(
+        {"id": str, "tenant": str, "sha256": str, "created_at": str},
+        pk="id",
+        not_null={"tenant", "sha256", "created_at"},
+        strict=True,
+    )
+    db.table("spools").create({"file": str, "offset": int}, pk="file", strict=True)

@@ -1,0 +1,97 @@
+"""Signed envelopes: DSSE v1 (Dead Simple Signing Envelope), read strictly.
+
+What is signed is the pre-authentication encoding (PAE) of type and payload, so a payload of one
+type can never pass for another. ``keyid`` is a hint that decides nothing: every signature is tried
+with the keys that may sign, and distinct keys are counted, not signatures.
+"""
+
+import base64
+import binascii
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from appliance.core import wire
+from appliance.errors import MalformedError, SignatureError
+from appliance.trust.keys import SigningKey, verifies
+
+MAX_ENVELOPE_BYTES = 64 << 10
+_MAX_SIGNATURES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An envelope whose signature was verified: these very bytes, and who signed them."""
+
+    payload: bytes
+    signers: frozenset[str]
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """Return the bytes that are signed.
+
+    Source: the DSSE specification v1, "protocol.md".
+    """
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def sign(payload_type: str, payload: bytes, key: SigningKey) -> bytes:
+    """Return an envelope around ``payload``, as JSON."""
+    return wire.dumps(
+        {
+            "payloadType": payload_type,
+            "payload": base64.b64encode(payload).decode(),
+            "signatures": [
+                {
+                    "keyid": key.public[:16],
+                    "sig": base64.b64encode(key.sign(pae(payload_type, payload))).decode(),
+                }
+            ],
+        }
+    )
+
+
+def verify(data: bytes, payload_type: str, keys: Collection[str], *, what: str) -> Opened:
+    """Return the payload if one of ``keys`` signed it as this type.
+
+    Args:
+        data: The envelope as it arrived.
+        payload_type: What it must be; exactly this.
+        keys: Public keys that may sign it.
+        what: Names the envelope in errors.
+
+    Raises:
+        MalformedError: too long, or not a strict DSSE envelope of this type.
+        SignatureError: none of the keys signed it.
+    """
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise MalformedError(f"{what} has {len(data)} bytes, more than {MAX_ENVELOPE_BYTES}")
+    envelope = wire.loads(data, what=what)
+    if set(envelope) != {"payloadType", "payload", "signatures"}:
+        raise MalformedError(f"{what} is not a DSSE envelope")
+    if envelope["payloadType"] != payload_type:
+        raise MalformedError(f"{what} is of type {envelope['payloadType']!r}, not {payload_type}")
+    payload = _base64(envelope["payload"], what)
+    signed = pae(payload_type, payload)
+    signers = frozenset(
+        key for key in keys for s in _signatures(envelope, what) if verifies(key, s, signed)
+    )
+    if not signers:
+        raise SignatureError(f"{what} is not signed by a key that may sign it")
+    return Opened(payload, signers)
+
+
+def _signatures(envelope: dict[str, object], what: str) -> list[bytes]:
+    signatures = envelope["signatures"]
+    if not isinstance(signatures, list) or not 1 <= len(signatures) <= _MAX_SIGNATURES:
+        raise MalformedError(f"{what} has not 1 to {_MAX_SIGNATURES} signatures")
+    if not all(isinstance(s, dict) and set(s) <= {"keyid", "sig"} for s in signatures):
+        raise MalformedError(f"{what} has a signature that is not one")
+    return [_base64(s.get("sig"), what) for s in signatures]
+
+
+def _base64(text: object, what: str) -> bytes:
+    try:
+        return base64.b64decode(str(text), validate=True)
+    except binascii.Error as error:
+        raise MalformedError(f"{what} holds text that is not base64") from error
