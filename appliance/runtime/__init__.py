@@ -1,0 +1,1 @@
+"""What runs a model server: drivers, engine profiles, containment. Knows no fleet and no bundle."""

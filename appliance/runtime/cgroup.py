@@ -1,0 +1,55 @@
+"""A memory limit by cgroup, version 2 or 1; where neither can be had, a watchdog stands in."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from appliance.kit import cgroups
+
+_MOUNT = Path("/sys/fs/cgroup")
+
+
+class MemoryGroup:
+    """One cgroup with a memory limit, below the one that this process is in."""
+
+    def __init__(self, folder: Path, limit_file: str) -> None:
+        self._folder = folder
+        self._limit_file = limit_file
+
+    @property
+    def name(self) -> str:
+        """How the limit is kept, for people."""
+        return "cgroup v2" if self._limit_file == "memory.max" else "cgroup v1"
+
+    def join(self, limit_bytes: int) -> None:
+        """Make the group, set its limit and move this process into it.
+
+        Raises:
+            OSError: not permitted, or the controller is not there.
+        """
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / self._limit_file).write_text(str(limit_bytes))
+        (self._folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def remove(self) -> None:
+        """Remove the group once it is empty; not being there is not an error."""
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+
+def memory_group(name: str, mount: Path = _MOUNT) -> MemoryGroup | None:
+    """Return the group of this name below ours, or None when we may not make one."""
+    try:
+        groups = cgroups.parse(Path("/proc/self/cgroup").read_text())
+    except OSError:
+        return None
+    if "memory" in groups:
+        parent = mount / "memory" / groups["memory"].lstrip("/")
+        limit_file = "memory.limit_in_bytes"
+    else:
+        parent = mount / groups.get("", "/").lstrip("/")
+        limit_file = "memory.max"
+        controllers = parent / "cgroup.subtree_control"
+        if not controllers.exists() or "memory" not in controllers.read_text().split():
+            return None
+    return MemoryGroup(parent / name, limit_file) if os.access(parent, os.W_OK) else None

@@ -1,0 +1,113 @@
+"""One file for each engine: who it is, and, by its lock, whether it runs.
+
+The engine itself holds an exclusive lock on its record for as long as it lives, inherited through
+exec. So one replica can never run twice, however a controller died, and a controller that comes
+back finds what runs without guessing from process lists.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.core import wire
+from appliance.core.model import Replica
+from appliance.errors import ApplianceError, StateUnusableError
+from appliance.kit.files import is_locked
+from appliance.kit.proc import ProcessId
+
+_SOCKET_PATH_MAX = 107
+SOCKET_NAME = "e.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecord:
+    """What an engine wrote about itself when it had given up its rights."""
+
+    replica: Replica
+    process: ProcessId
+    launcher: str
+    holds: tuple[str, ...]
+    missing: tuple[str, ...]
+    memory_limit: str
+    uid: int | None
+
+    def dump(self) -> bytes:
+        """Return the file's content."""
+        return wire.dumps(
+            {
+                "replica": self.replica.to_wire(),
+                "pid": self.process.pid,
+                "start": self.process.start,
+                "launcher": self.launcher,
+                "holds": self.holds,
+                "missing": self.missing,
+                "memory_limit": self.memory_limit,
+                "uid": self.uid,
+            }
+        )
+
+    @classmethod
+    def load(cls, data: bytes) -> "EngineRecord":
+        """Return the record in a file's content.
+
+        Raises:
+            MalformedError, KeyError, TypeError: it is not complete.
+        """
+        found: dict[str, Any] = wire.loads(data, what="an engine's record")
+        return cls(
+            Replica.from_wire(found["replica"]),
+            ProcessId(found["pid"], found["start"]),
+            found["launcher"],
+            tuple(found["holds"]),
+            tuple(found["missing"]),
+            found["memory_limit"],
+            found["uid"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePaths:
+    """Where one engine's things lie, below ``run/`` and ``log/`` of the state folder."""
+
+    record: Path
+    folder: Path
+    log: Path
+
+    @property
+    def socket(self) -> Path:
+        """Where it answers."""
+        return self.folder / SOCKET_NAME
+
+
+def paths(state: Path, replica_id: str) -> EnginePaths:
+    """Return where one engine's things lie; the socket's folder has a short name.
+
+    Raises:
+        StateUnusableError: a socket's path would be longer than the kernel takes.
+    """
+    short = hashlib.sha256(replica_id.encode()).hexdigest()[:8]
+    folder = state / "run" / "e" / short
+    if len(str(folder / SOCKET_NAME)) > _SOCKET_PATH_MAX:
+        raise StateUnusableError(
+            f"the path of {state} is too long for the sockets below it",
+            hint=f"use a state folder of at most {_SOCKET_PATH_MAX - 26} characters",
+        )
+    return EnginePaths(
+        state / "run" / "engines" / f"{replica_id}.json",
+        folder,
+        state / "log" / f"{replica_id}.log",
+    )
+
+
+def running(state: Path) -> Iterator[EngineRecord]:
+    """Yield the record of every engine that runs now; stale records are passed over."""
+    for path in sorted((state / "run" / "engines").glob("*.json")):
+        if not is_locked(path):
+            continue
+        with contextlib.suppress(ApplianceError, KeyError, TypeError, OSError):
+            record = EngineRecord.load(path.read_bytes())
+            if record.process.is_alive():
+                yield record

@@ -1,0 +1,1 @@
+"""Engines that come as a Python package, each run as a process of its own."""
