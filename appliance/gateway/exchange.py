@@ -1,0 +1,102 @@
+"""One HTTP request and its answer, over ASGI."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+from appliance.gateway.errors import ApiError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class CallerLeft(Exception):  # noqa: N818 - not an error: somebody hung up
+    """The caller hung up before the answer was complete."""
+
+
+class Exchange:
+    """A request, and what was answered so far; ``began`` once a part of the answer is out."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.path: str = scope["path"]
+        self.method: str = scope["method"]
+        self.began = False
+        self._headers: list[Header] = scope["headers"]
+        self._receive = receive
+        self._send = send
+        given = self.header(b"x-request-id")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+    def header(self, name: bytes) -> str:
+        """Return a header's value; empty when it is not there."""
+        return next((v.decode("latin-1") for k, v in self._headers if k == name), "")
+
+    async def body(self, most: int) -> bytes:
+        """Return the request's body.
+
+        Raises:
+            ApiError: it has more than ``most`` bytes.
+            CallerLeft: it never came to its end.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerLeft
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most:
+                raise ApiError(413, "request_too_large", f"more than {most >> 20} MiB")
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    def watch_caller(self) -> "CallerWatch":
+        """Return a block that knows when the caller hangs up; only once the body was read."""
+        return CallerWatch(self._receive)
+
+    async def begin(self, status: int, headers: Sequence[Header]) -> None:
+        """Send the head of the answer."""
+        self.began = True
+        own = (b"x-request-id", self.request_id.encode())
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*headers, own]}
+        )
+
+    async def chunk(self, data: bytes, *, more: bool) -> None:
+        """Send a part of the body."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def answer(self, status: int, data: bytes, headers: Sequence[Header] = ()) -> None:
+        """Send a whole JSON answer."""
+        length = (b"content-length", str(len(data)).encode())
+        await self.begin(status, [(b"content-type", b"application/json"), length, *headers])
+        await self.chunk(data, more=False)
+
+
+class CallerWatch:
+    """Sets an event when the caller hangs up."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> asyncio.Event:
+        self._task = asyncio.create_task(self._watch())
+        return self._left
+
+    def __exit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left.set()

@@ -1,0 +1,181 @@
+"""The hub's REST API, and the one page over the same calls. Everything is served from here."""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from appliance.core import reading
+from appliance.core.documents import ModelDeployment, Site
+from appliance.core.ids import node_id
+from appliance.errors import ApplianceError, SignatureError, UsageError
+from appliance.hub import store
+from appliance.hub.service import HubService
+from appliance.hub.view import NodeView, view
+from appliance.kit.answers import json_object, refusal
+from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.commit import GroupCommit
+from appliance.trust.keys import public_key
+
+_WEB = Path(__file__).parent / "web"
+_MOST_RECORDS = 1000
+_POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'"
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class HubApi:
+    """Handlers over one hub. Reading needs the token too when others than this machine reach us."""
+
+    db: GroupCommit
+    service: HubService
+    clock: Clock
+    token: str
+    heartbeat_s: float
+    loopback: bool
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+        node = "/api/v1/nodes/{node}"
+        routes = [
+            ("GET", "/", self._page, False),
+            ("GET", "/api/v1/nodes", self._nodes, False),
+            ("GET", node, self._node, False),
+            ("PUT", node, self._admit, True),
+            ("GET", f"{node}/records", self._records, False),
+            ("GET", f"{node}/batches", self._batches, False),
+            ("POST", f"{node}/documents", self._apply, True),
+            ("DELETE", f"{node}/documents/{{kind}}/{{name}}", self._delete, True),
+        ]
+        static = Mount("/static", StaticFiles(directory=_WEB / "static"))
+        return Starlette(
+            routes=[
+                *(
+                    Route(path, self._guarded(handler, writes=writes), methods=[method])
+                    for method, path, handler, writes in routes
+                ),
+                static,
+            ]
+        )
+
+    def _guarded(self, handler: Handler, *, writes: bool) -> Handler:
+        async def call(request: Request) -> Response:
+            try:
+                if writes or not self.loopback:
+                    self._authenticate(request)
+                response = await handler(request)
+            except ApplianceError as error:
+                response = refusal(error)
+            response.headers["content-security-policy"] = _POLICY
+            response.headers["cache-control"] = "no-store"
+            return response
+
+        return call
+
+    def _authenticate(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), self.token.encode()):
+            raise SignatureError(
+                "the hub's token is missing or wrong", hint="it is in identity/token of the hub"
+            )
+
+    def _views(self) -> list[NodeView]:
+        now = self.clock.utc()
+
+        def query(db: Any) -> list[NodeView]:
+            return [
+                view(row, store.generation(db, row.node), now, self.heartbeat_s)
+                for row in store.nodes(db)
+            ]
+
+        return self.db.read(query)
+
+    async def _page(self, _: Request) -> Response:
+        page = _templates().get_template("nodes.html")
+        html = page.render(
+            nodes=self._views(),
+            connected=self.service.connected,
+            at=rfc3339(self.clock.utc()),
+        )
+        return HTMLResponse(html)
+
+    async def _nodes(self, _: Request) -> Response:
+        return JSONResponse({"nodes": [asdict(found) for found in self._views()]})
+
+    async def _node(self, request: Request) -> Response:
+        name = _name(request)
+        row = self.db.read(lambda db: store.node(db, name))
+        found = next(v for v in self._views() if v.node == row.node)
+        body = {
+            **asdict(found),
+            "key": row.key,
+            "reported": row.reported,
+            "documents": self.db.read(lambda db: store.documents(db, name)),
+            "positions": [asdict(p) for p in self.db.read(lambda db: store.positions(db, name))],
+            "refusals": self.db.read(lambda db: store.refusals(db, name)),
+        }
+        return JSONResponse(body)
+
+    async def _admit(self, request: Request) -> Response:
+        name, at = _name(request), rfc3339(self.clock.utc())
+        key = public_key((await json_object(request)).get("key"))
+        await self._write(lambda db: store.admit(db, name, key, at))
+        return JSONResponse({"node": name, "result": "admitted"})
+
+    async def _apply(self, request: Request) -> Response:
+        name = _name(request)
+        found = (await json_object(request)).get("documents")
+        if not isinstance(found, list) or not found:
+            raise UsageError("nothing to apply: the request holds no documents")
+        documents = [reading.from_wire(d, "the request") for d in found]
+        for document in documents:
+            if not isinstance(document, ModelDeployment | Site):
+                raise UsageError(f"a {document.kind} is not something a node is asked for")
+        generation = await self._write(lambda db: store.put_documents(db, name, documents))
+        await self.service.say(name)
+        return JSONResponse({"node": name, "generation": generation})
+
+    async def _delete(self, request: Request) -> Response:
+        name, kind = _name(request), request.path_params["kind"]
+        document = request.path_params["name"]
+        generation = await self._write(lambda db: store.delete_document(db, name, kind, document))
+        await self.service.say(name)
+        return JSONResponse({"node": name, "generation": generation})
+
+    async def _records(self, request: Request) -> Response:
+        name, query = _name(request), request.query_params
+        stream, after = query.get("stream", "usage"), query.get("after", "0")
+        if not after.isdecimal():
+            raise UsageError(f"after is {after!r}, not a number")
+        found = self.db.read(lambda db: store.records(db, name, stream, int(after), _MOST_RECORDS))
+        return JSONResponse({"stream": stream, "records": found})
+
+    async def _batches(self, request: Request) -> Response:
+        name = _name(request)
+        return JSONResponse({"batches": self.db.read(lambda db: store.batches(db, name))})
+
+    async def _write(self, effect: Callable[[Any], Any]) -> Any:
+        return await asyncio.wrap_future(self.db.submit(effect))
+
+
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_WEB / "templates"), autoescape=True, auto_reload=False
+    )
+
+
+def _name(request: Request) -> str:
+    try:
+        return node_id(request.path_params["node"])
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,81 @@
+"""The schema of ``hub.db``, in steps that only grow: never edit one that was released."""
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("hub")
+
+
+@migrations()
+def m001_nodes(db: Database) -> None:
+    """Nodes by their key, what they reported last, and when they were last heard."""
+    db.table("nodes").create(
+        {
+            "node": str,
+            "key": str,
+            "admitted_at": str,
+            "db_epoch": str,
+            "link": str,
+            "reported": str,
+            "report": int,
+            "heard_at": str,
+        },
+        pk="node",
+        not_null={"key", "admitted_at"},
+        strict=True,
+    )
+
+
+@migrations()
+def m002_log(db: Database) -> None:
+    """The log, as far as it came in without a gap: positions, batches, records."""
+    db.table("positions").create(
+        {"node": str, "epoch": str, "stream": str, "upto": int, "hash": str},
+        pk=("node", "epoch", "stream"),
+        not_null={"upto", "hash"},
+        strict=True,
+    )
+    db.table("batches").create(
+        {
+            "node": str,
+            "epoch": str,
+            "stream": str,
+            "first": int,
+            "count": int,
+            "hash": str,
+            "at": str,
+        },
+        pk=("node", "epoch", "stream", "first"),
+        not_null={"count", "hash", "at"},
+        strict=True,
+    )
+    db.table("records").create(
+        {"node": str, "epoch": str, "stream": str, "seq": int, "record": str},
+        pk=("node", "epoch", "stream", "seq"),
+        not_null={"record"},
+        strict=True,
+    )
+    db.table("refusals").create(
+        {"id": int, "at": str, "node": str, "topic": str, "code": str, "why": str},
+        pk="id",
+        strict=True,
+    )
+
+
+@migrations()
+def m003_desired(db: Database) -> None:
+    """What the fleet asks of each node, and the envelope that says so.
+
+    The envelope is kept: a generation must always be the same bytes.
+    """
+    db.table("documents").create(
+        {"node": str, "kind": str, "name": str, "document": str},
+        pk=("node", "kind", "name"),
+        not_null={"document"},
+        strict=True,
+    )
+    db.table("generations").create(
+        {"node": str, "generation": int, "db_epoch": str, "envelope": bytes, "sealed_at": str},
+        pk="node",
+        not_null={"generation"},
+        strict=True,
+    )

@@ -1,0 +1,190 @@
+"""The hub's side of the log: commit what nodes send, acknowledge it, say what the fleet asks.
+
+Everything is retained or sent again, so a hub or a broker that was killed loses nothing but time.
+"""
+
+import asyncio
+import datetime
+import json
+import logging
+from collections.abc import Awaitable
+from functools import partial
+from typing import TypeVar
+
+from appliance.core.ids import NodeId
+from appliance.errors import ApplianceError, MalformedError, PeerUnreachableError, RefusedError
+from appliance.hub import store
+from appliance.hub.identity import HubIdentity
+from appliance.hub.store import Ask, NodeRow
+from appliance.kit.backoff import full_jitter
+from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.commit import Effect, GroupCommit
+from appliance.sync import mqtt
+from appliance.sync.batch import open_batch
+from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
+from appliance.sync.topics import EVERY_NODE, NodeTopics, Upward, parse_upward
+from appliance.trust.envelope import Addressee, Slot, accept, seal, whole
+from appliance.trust.floor import Now
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_DESIRED_LIFETIME = datetime.timedelta(days=180)
+_ACK_LIFETIME = datetime.timedelta(days=30)
+_MOST_AT_ONCE = 200
+_GATHER_S = 0.02
+
+
+class HubService:
+    """Everything between the broker and ``hub.db``."""
+
+    def __init__(
+        self, identity: HubIdentity, db: GroupCommit, broker: BrokerAddress, clock: Clock
+    ) -> None:
+        self.connected = False
+        self._identity = identity
+        self._db = db
+        self._broker = broker
+        self._clock = clock
+        self._connection: Connection | None = None
+
+    async def run(self) -> None:
+        """Keep a connection to the broker for ever."""
+        delays = full_jitter(0.2, 2.0)
+        while True:
+            try:
+                await self._connected()
+            except PeerUnreachableError as error:
+                log.info("%s", error)
+            else:
+                delays = full_jitter(0.2, 2.0)
+            await self._clock.sleep(next(delays))
+
+    async def say(self, name: str) -> None:
+        """Publish what the fleet asks of a node, when there is something and a way to say it."""
+        envelope = await self._envelope(name)
+        if envelope is not None and self._connection is not None:
+            self._connection.publish(NodeTopics(NodeId(name)).desired, envelope, retain=True)
+
+    async def _connected(self) -> None:
+        session = Session(client_id=f"hub-{self._identity.org}", subscriptions=(EVERY_NODE,))
+        async with mqtt.connect(self._broker, session) as connection:
+            log.info("connected to the broker")
+            self._connection, self.connected = connection, True
+            receiving = asyncio.create_task(self._receive(connection))
+            closed = asyncio.create_task(connection.closed.wait())
+            try:
+                for row in self._db.read(store.nodes):
+                    self._acknowledge(connection, row)
+                    await self.say(row.node)
+                await asyncio.wait({receiving, closed}, return_when=asyncio.FIRST_COMPLETED)
+                if receiving.done():
+                    receiving.result()
+            finally:
+                self._connection, self.connected = None, False
+                for task in (receiving, closed):
+                    task.cancel()
+                await asyncio.gather(receiving, closed, return_exceptions=True)
+
+    async def _receive(self, connection: Connection) -> None:
+        """Take messages many at a time, so that they share a commit and an acknowledgement."""
+        while True:
+            messages = [await connection.messages.get()]
+            await asyncio.sleep(_GATHER_S)
+            while len(messages) < _MOST_AT_ONCE and not connection.messages.empty():
+                messages.append(connection.messages.get_nowait())
+            heard = await asyncio.gather(*(self._handle(m) for m in messages))
+            for name in sorted({name for name in heard if name is not None}):
+                self._acknowledge(connection, self._db.read(partial(store.node, name=name)))
+
+    async def _handle(self, message: Message) -> str | None:
+        """Take one message in; return the node that waits for an acknowledgement, if one does."""
+        upward = parse_upward(message.topic)
+        if upward is None or not message.payload:
+            return None
+        try:
+            row = self._db.read(lambda db: store.node(db, upward.node))
+            if upward.kind == "state":
+                await self._link(row, message.payload)
+            elif upward.kind == "reported":
+                await self._reported(row, message.payload)
+            else:
+                await self._batch(row, upward, message.payload)
+                return row.node
+        except RefusedError as error:
+            await self._refuse(upward, message.topic, error)
+        except ApplianceError as error:
+            log.warning("%s: %s", message.topic, error)
+        return None
+
+    async def _link(self, row: NodeRow, payload: bytes) -> None:
+        try:
+            link = json.loads(payload)
+        except ValueError:
+            return
+        if isinstance(link, dict) and len(payload) < 4096:
+            await self._write(lambda db: store.set_link(db, row.node, link))
+
+    async def _reported(self, row: NodeRow, payload: bytes) -> None:
+        now = self._clock.utc()
+        expected = {"org": self._identity.org, "node": row.node, "nodeKey": row.key}
+        accepted = accept(payload, Slot.REPORTED, {row.key}, expected, Now(now, proven=True))
+        found, number = accepted.payload, whole(accepted.payload, "report")
+        if not isinstance(found.get("dbEpoch"), str) or not isinstance(found.get("applied"), dict):
+            raise MalformedError(f"the report of {row.node} does not say what it applied")
+        if not await self._write(
+            lambda db: store.set_reported(db, row.node, found, number, rfc3339(now))
+        ):
+            return
+        asked = self._db.read(lambda db: store.generation(db, row.node))
+        if asked is not None and asked != found["applied"].get("generation"):
+            await self.say(row.node)
+
+    async def _batch(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
+        sender = Addressee(self._identity.org, row.node, row.key, "")
+        found = open_batch(payload, {row.key}, sender, str(upward.stream))
+        at = rfc3339(self._clock.utc())
+        await self._write(lambda db: store.ingest(db, row.node, found, at))
+
+    def _acknowledge(self, connection: Connection, row: NodeRow) -> None:
+        """Say how far each stream was committed; only what is committed is ever named."""
+        found = self._db.read(lambda db: store.positions(db, row.node))
+        if row.db_epoch is None or not found:
+            return
+        streams = {
+            p.stream: {"epoch": p.epoch, "upto": p.upto, "hash": p.hash}
+            for p in found
+            if p.epoch == row.db_epoch
+        }
+        to = Addressee(self._identity.org, row.node, row.key, row.db_epoch)
+        now, key = self._clock.utc(), self._identity.sync
+        body = {"streams": streams}
+        envelope = seal(Slot.ACK, to, body, key, issued=now, lifetime=_ACK_LIFETIME)
+        connection.publish(NodeTopics(NodeId(row.node)).ack, envelope, retain=True)
+
+    async def _envelope(self, name: str) -> bytes | None:
+        row = self._db.read(lambda db: store.node(db, name))
+        now = self._clock.utc()
+
+        def sealed(ask: Ask) -> bytes:
+            body = {
+                "directorEpoch": self._identity.director_epoch,
+                "gen": ask.generation,
+                "documents": ask.documents,
+            }
+            to = Addressee(self._identity.org, row.node, row.key, ask.db_epoch)
+            key, life = self._identity.director, _DESIRED_LIFETIME
+            return seal(Slot.DESIRED, to, body, key, issued=now, lifetime=life)
+
+        too_old = rfc3339(now - _DESIRED_LIFETIME / 2)
+        return await self._write(
+            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, sealed)
+        )
+
+    async def _refuse(self, upward: Upward, topic: str, error: RefusedError) -> None:
+        log.warning("refused on %s (%s): %s", topic, error.code, error)
+        row = (rfc3339(self._clock.utc()), str(upward.node), topic, error.code, error.what)
+        await self._write(lambda db: store.refuse(db, row))
+
+    def _write(self, effect: Effect[T]) -> Awaitable[T]:
+        return asyncio.wrap_future(self._db.submit(effect))

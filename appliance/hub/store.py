@@ -1,0 +1,277 @@
+"""``hub.db``: queries and effects. One writer thread, group commit."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.core import wire
+from appliance.core.documents import Document
+from appliance.errors import EquivocationError, NotFoundError, UsageError
+from appliance.sync.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One node as the hub knows it; ``heard_at`` is the hub's own time, UTC."""
+
+    node: str
+    key: str
+    admitted_at: str
+    db_epoch: str | None
+    link: dict[str, Any] | None
+    reported: dict[str, Any] | None
+    report: int | None
+    heard_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One generation of what the fleet asks of a node."""
+
+    generation: int
+    db_epoch: str
+    documents: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far one stream of one node was committed."""
+
+    epoch: str
+    stream: str
+    upto: int
+    hash: str
+
+
+def admit(db: sqlite3.Connection, node: str, key: str, at: str) -> None:
+    """Know a node by its key from now on; admitting it again with the same key is harmless.
+
+    Raises:
+        UsageError: it is known by another key.
+    """
+    found = db.execute("SELECT key FROM nodes WHERE node = ?", (node,)).fetchone()
+    if found is not None and found[0] != key:
+        raise UsageError(f"{node} is known by another key", hint="revoke that one first")
+    if found is None:
+        db.execute("INSERT INTO nodes (node, key, admitted_at) VALUES (?, ?, ?)", (node, key, at))
+
+
+def nodes(db: sqlite3.Connection) -> list[NodeRow]:
+    """Return all nodes, by name."""
+    return [_node(row) for row in db.execute("SELECT * FROM nodes ORDER BY node")]
+
+
+def node(db: sqlite3.Connection, name: str) -> NodeRow:
+    """Return one node.
+
+    Raises:
+        NotFoundError: it was never admitted.
+    """
+    row = db.execute("SELECT * FROM nodes WHERE node = ?", (name,)).fetchone()
+    if row is None:
+        raise NotFoundError(f"no node {name!r} was admitted", hint="appliance hub admit")
+    return _node(row)
+
+
+def _node(row: sqlite3.Row) -> NodeRow:
+    found = dict(row)
+    for name in ("link", "reported"):
+        found[name] = None if found[name] is None else json.loads(found[name])
+    return NodeRow(**found)
+
+
+def set_reported(
+    db: sqlite3.Connection, name: str, payload: dict[str, Any], number: int, at: str
+) -> bool:
+    """Note a node's signed report; return False for one that is not newer than the last."""
+    epoch, text = str(payload["dbEpoch"]), wire.dumps(payload).decode()
+    changed = db.execute(
+        "UPDATE nodes SET db_epoch = ?, reported = ?, report = ?, heard_at = ? WHERE node = ?"
+        " AND (db_epoch IS NOT ? OR report < ?)",
+        (epoch, text, number, at, name, epoch, number),
+    )
+    return changed.rowcount > 0
+
+
+def set_link(db: sqlite3.Connection, name: str, link: dict[str, Any]) -> None:
+    """Note what the broker says of a node's connection; unsigned, so evidence of nothing."""
+    db.execute("UPDATE nodes SET link = ? WHERE node = ?", (wire.dumps(link).decode(), name))
+
+
+def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
+    """Commit a batch if it is the next one of its stream; return whether it was.
+
+    A batch that was committed before is a repetition, and one that comes too early will come
+    again: neither changes anything.
+
+    Raises:
+        EquivocationError: it does not continue what was committed.
+    """
+    last = db.execute(
+        "SELECT upto, hash FROM positions WHERE node = ? AND epoch = ? AND stream = ?",
+        (name, batch.epoch, batch.stream),
+    ).fetchone()
+    upto, previous = (0, "") if last is None else (int(last[0]), str(last[1]))
+    db.execute("UPDATE nodes SET heard_at = ? WHERE node = ?", (at, name))
+    if batch.first > upto + 1:
+        return False
+    where = (name, batch.epoch, batch.stream)
+    if batch.first <= upto:
+        _check_known(db, where, batch)
+        return False
+    if batch.previous != previous:
+        raise EquivocationError(
+            f"{name}: batch {batch.first} of {batch.stream} does not follow what was committed"
+        )
+    db.execute(
+        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*where, batch.first, len(batch.records), batch.hash, at),
+    )
+    db.executemany(
+        "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
+        (
+            (*where, batch.first + n, wire.dumps(record).decode())
+            for n, record in enumerate(batch.records)
+        ),
+    )
+    db.execute(
+        "INSERT INTO positions VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET upto = excluded.upto, hash = excluded.hash",
+        (*where, batch.upto, batch.hash),
+    )
+    return True
+
+
+def _check_known(db: sqlite3.Connection, where: tuple[str, str, str], batch: Batch) -> None:
+    known = db.execute(
+        "SELECT hash FROM batches WHERE node = ? AND epoch = ? AND stream = ? AND first = ?",
+        (*where, batch.first),
+    ).fetchone()
+    if known is None or known[0] != batch.hash:
+        raise EquivocationError(
+            f"{where[0]}: two different batches call themselves {batch.first} of {batch.stream}"
+        )
+
+
+def positions(db: sqlite3.Connection, name: str) -> list[Position]:
+    """Return how far each stream of a node was committed."""
+    rows = db.execute(
+        "SELECT epoch, stream, upto, hash FROM positions WHERE node = ? ORDER BY epoch, stream",
+        (name,),
+    )
+    return [Position(*row) for row in rows]
+
+
+def records(
+    db: sqlite3.Connection, name: str, stream: str, after: int, most: int
+) -> list[dict[str, Any]]:
+    """Return records of one stream in the order of their numbers, over all epochs."""
+    rows = db.execute(
+        "SELECT epoch, seq, record FROM records WHERE node = ? AND stream = ? AND seq > ?"
+        " ORDER BY epoch, seq LIMIT ?",
+        (name, stream, after, most),
+    )
+    return [{"epoch": r[0], "seq": r[1], **json.loads(r[2])} for r in rows]
+
+
+def batches(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
+    """Return every batch of a node."""
+    rows = db.execute(
+        "SELECT epoch, stream, first, count, hash, at FROM batches WHERE node = ?"
+        " ORDER BY epoch, stream, first",
+        (name,),
+    )
+    return [dict(row) for row in rows]
+
+
+def refuse(db: sqlite3.Connection, refusal: tuple[str, str, str, str, str]) -> None:
+    """Note what was refused: time, node, topic, code and why; the newest thousand are kept."""
+    db.execute("INSERT INTO refusals (at, node, topic, code, why) VALUES (?, ?, ?, ?, ?)", refusal)
+    db.execute("DELETE FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - 1000")
+
+
+def refusals(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
+    """Return what was refused from one node, newest first."""
+    rows = db.execute(
+        "SELECT at, topic, code, why FROM refusals WHERE node = ? ORDER BY id DESC LIMIT 100",
+        (name,),
+    )
+    return [dict(row) for row in rows]
+
+
+def documents(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
+    """Return what the fleet asks of a node."""
+    rows = db.execute("SELECT document FROM documents WHERE node = ? ORDER BY kind, name", (name,))
+    return [json.loads(row[0]) for row in rows]
+
+
+def put_documents(db: sqlite3.Connection, name: str, found: list[Document]) -> int:
+    """Ask something of a node; return the generation that says so."""
+    node(db, name)
+    for document in found:
+        db.execute(
+            "INSERT INTO documents VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET document = excluded.document",
+            (name, document.kind, document.name, wire.dumps(document.to_wire()).decode()),
+        )
+    return next_generation(db, name)
+
+
+def delete_document(db: sqlite3.Connection, name: str, kind: str, document: str) -> int:
+    """Ask no more for something; return the generation that says so.
+
+    Raises:
+        NotFoundError: it was not asked for.
+    """
+    gone = db.execute(
+        "DELETE FROM documents WHERE node = ? AND kind = ? AND name = ?", (name, kind, document)
+    )
+    if gone.rowcount == 0:
+        raise NotFoundError(f"{name} is not asked for {kind} {document}")
+    return next_generation(db, name)
+
+
+def next_generation(db: sqlite3.Connection, name: str) -> int:
+    """Begin a new generation, whose envelope is still to be sealed."""
+    (generation,) = db.execute(
+        "INSERT INTO generations VALUES (?, 1, NULL, NULL, NULL) ON CONFLICT DO UPDATE SET"
+        " generation = generation + 1, db_epoch = NULL, envelope = NULL, sealed_at = NULL"
+        " RETURNING generation",
+        (name,),
+    ).fetchone()
+    return int(generation)
+
+
+def generation(db: sqlite3.Connection, name: str) -> int | None:
+    """Return the number of what was last asked of a node, if anything ever was."""
+    row = db.execute("SELECT generation FROM generations WHERE node = ?", (name,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def sealed(
+    db: sqlite3.Connection, name: str, now: str, too_old: str, seal: Callable[[Ask], bytes]
+) -> bytes | None:
+    """Return the envelope of a node's generation: sealed once, then always the same bytes.
+
+    One that was sealed before ``too_old`` makes place for a new generation, so that what a broker
+    retains never expires. None when nothing was asked, or the node never said its epoch.
+    """
+    row = db.execute(
+        "SELECT generation, db_epoch, envelope, sealed_at FROM generations WHERE node = ?", (name,)
+    ).fetchone()
+    epoch = node(db, name).db_epoch
+    if row is None or epoch is None:
+        return None
+    number, sealed_for, envelope, sealed_at = row
+    if envelope is not None and sealed_for == epoch and sealed_at >= too_old:
+        return bytes(envelope)
+    if envelope is not None and sealed_for == epoch:
+        number = next_generation(db, name)
+    fresh = seal(Ask(number, epoch, documents(db, name)))
+    db.execute(
+        "UPDATE generations SET db_epoch = ?, envelope = ?, sealed_at = ? WHERE node = ?",
+        (epoch, fresh, now, name),
+    )
+    return fresh

@@ -1,0 +1,89 @@
+"""What a person sees of a node. Pure.
+
+Ready is only what the node itself signed a short while ago; a node that has not been heard is
+stale, whatever it said last.
+"""
+
+import datetime
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from appliance.core.quantity import format_duration
+from appliance.hub.store import NodeRow
+from appliance.kit.clock import parse_rfc3339
+
+STALE_AFTER_HEARTBEATS = 3
+
+
+class State(StrEnum):
+    """How a node is."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    STALE = "stale"
+    NEVER_HEARD = "never heard"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One line of the node list."""
+
+    node: str
+    state: State
+    why: str
+    heard_at: str | None
+    generation: int | None
+    applied: int | None
+    drift: dict[str, str]
+    deployments: list[dict[str, Any]]
+    gpus: str
+    connected: bool | None
+
+
+def view(
+    row: NodeRow, generation: int | None, now: datetime.datetime, heartbeat_s: float
+) -> NodeView:
+    """Return what is to be said of a node now."""
+    reported = row.reported or {}
+    deployments = reported.get("deployments") or []
+    state, why = _state(row, deployments, now, heartbeat_s)
+    return NodeView(
+        node=row.node,
+        state=state,
+        why=why,
+        heard_at=row.heard_at,
+        generation=generation,
+        applied=(reported.get("applied") or {}).get("generation"),
+        drift=dict(reported.get("drift") or {}),
+        deployments=deployments,
+        gpus=_gpus(reported),
+        connected=None if row.link is None else bool(row.link.get("online")),
+    )
+
+
+def _state(
+    row: NodeRow, deployments: list[dict[str, Any]], now: datetime.datetime, heartbeat_s: float
+) -> tuple[State, str]:
+    if row.heard_at is None or row.reported is None:
+        return State.NEVER_HEARD, f"admitted {row.admitted_at}, no report yet"
+    silent = (now - parse_rfc3339(row.heard_at)).total_seconds()
+    if silent > STALE_AFTER_HEARTBEATS * heartbeat_s:
+        return State.STALE, f"stale since {row.heard_at}, {format_duration(silent)} ago"
+    failing = [d["name"] for d in deployments if not _is_ready(d)]
+    if failing:
+        return State.DEGRADED, f"not ready: {', '.join(failing)}"
+    return State.READY, f"{len(deployments)} deployments serve"
+
+
+def _is_ready(deployment: dict[str, Any]) -> bool:
+    conditions = deployment.get("conditions") or []
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+
+
+def _gpus(reported: dict[str, Any]) -> str:
+    survey = (reported.get("machine") or {}).get("gpus") or {}
+    gpus = survey.get("gpus")
+    if gpus is None:
+        return "not known"
+    return ", ".join(str(g.get("name") or "not known") for g in gpus) or "none"

@@ -1,0 +1,148 @@
+"""What the hub sends to this node: TRUST's second algorithm, up to the durable transaction."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from appliance.cache import catalog
+from appliance.core import reading
+from appliance.core.documents import Document, ModelDeployment
+from appliance.errors import BadDocumentError, MalformedError, RefusedError
+from appliance.kit.clock import Clock, rfc3339
+from appliance.ledger import meta, streams
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact, Stream
+from appliance.node import desired
+from appliance.node.desired import FleetWord
+from appliance.planner.decide import select
+from appliance.trust import envelope, floor
+from appliance.trust.envelope import Accepted, Addressee, Slot
+from appliance.trust.store import Director, TrustStore
+
+log = logging.getLogger(__name__)
+
+
+class FleetInbox:
+    """Takes the hub's envelopes, and refuses what it must."""
+
+    def __init__(
+        self, me: Addressee, trust: TrustStore, ledger: Ledger, clock: Clock,
+        changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._me = me
+        self._trust = trust
+        self._ledger = ledger
+        self._clock = clock
+        self._changed = changed
+        self._refused: str | None = None
+        self._held: bytes | None = None
+        self.waits_for = ""
+
+    async def look_again(self) -> None:
+        """Try the word that waits once more, because a bundle may have brought what it names."""
+        if self._held is not None:
+            await self.desired(self._held)
+
+    async def desired(self, data: bytes) -> None:
+        """Accept a generation of the fleet's word, or raise what stops it.
+
+        Raises:
+            RefusedError: with TRUST's code; noted in the audit stream once for each content.
+        """
+        director = self._director()
+        if director is None:
+            self._hold(data, "it waits for a bundle that names the director of this fleet")
+            return
+        try:
+            await self._desired(data, director)
+        except RefusedError as error:
+            await self._note_refusal(error)
+            raise
+        self._refused = None
+
+    async def _desired(self, data: bytes, director: Director) -> None:
+        accepted = envelope.accept(
+            data, Slot.DESIRED, director.keys, self._me.fields(), self._now()
+        )
+        if not envelope.check_director_epoch(accepted.payload, director.epoch):
+            self._hold(data, "it waits for a bundle that names its director")
+            return
+        generation = envelope.whole(accepted.payload, "gen")
+        word = self._ledger.read(desired.fleet)
+        if not envelope.check_order(generation, accepted, word.generation, word.hash):
+            return
+        documents = _documents(accepted)
+        if missing := self._missing(documents):
+            self._hold(data, f"generation {generation} waits for a bundle with {missing}")
+            return
+        self._held, self.waits_for = None, ""
+        new = FleetWord(director.epoch, generation, accepted.hash, documents)
+        body = {"generation": generation, "hash": accepted.hash, "documents": len(documents)}
+        fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
+        await asyncio.wrap_future(self._ledger.record(lambda db: desired.set_fleet(db, new), fact))
+        self._changed()
+
+    async def ack(self, data: bytes) -> None:
+        """Free what the hub says it has committed.
+
+        Raises:
+            RefusedError: the acknowledgement is not the hub's own, or is malformed.
+        """
+        director = self._director()
+        if director is None:
+            return
+        accepted = envelope.accept(
+            data, Slot.ACK, director.sync_keys, self._me.fields(), self._now()
+        )
+        told = accepted.payload.get("streams")
+        if not isinstance(told, dict):
+            raise MalformedError("an acknowledgement without streams")
+        for stream in Stream:
+            entry = told.get(stream)
+            if not isinstance(entry, dict) or entry.get("epoch") != self._me.db_epoch:
+                continue
+            upto, batch_hash = envelope.whole(entry, "upto"), str(entry.get("hash"))
+            free = partial(streams.acknowledge, stream=stream, upto=upto, batch_hash=batch_hash)
+            await asyncio.wrap_future(self._ledger.record(free))
+
+    def _director(self) -> Director | None:
+        return self._trust.director()
+
+    def _now(self) -> floor.Now:
+        return floor.now(self._ledger.read(meta.floor), self._clock.utc())
+
+    def _missing(self, documents: tuple[Document, ...]) -> str:
+        """Step 9: return the models that no bundle brought; what runs goes on until one does."""
+        catalogue = self._ledger.read(catalog.variants)
+        deployments = [d for d in documents if isinstance(d, ModelDeployment)]
+        return ", ".join(d.spec.model for d in deployments if not select(d, catalogue)[1])
+
+    def _hold(self, data: bytes, why: str) -> None:
+        self._held = data
+        if why != self.waits_for:
+            self.waits_for = why
+            log.info("the hub's word waits: %s", why)
+            self._changed()
+
+    async def _note_refusal(self, error: RefusedError) -> None:
+        if self._refused == error.what:
+            return
+        self._refused = error.what
+        body = {"code": error.code, "why": error.what}
+        at = rfc3339(self._clock.utc())
+        await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, "fleet-refused", at, body)))
+
+
+def _documents(accepted: Accepted) -> tuple[Document, ...]:
+    found = accepted.payload.get("documents")
+    if not isinstance(found, list):
+        raise MalformedError("the hub's word holds no documents")
+    try:
+        documents = tuple(reading.from_wire(d, "the hub's word") for d in found)
+    except BadDocumentError as error:
+        raise MalformedError(error.what) from error
+    names = [(d.kind, d.name) for d in documents]
+    if len(set(names)) != len(names):
+        raise MalformedError("the hub's word names one object twice")
+    return documents

@@ -1,0 +1,66 @@
+"""Who this node is: an opaque name, and a signing key that does not expire."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core import wire
+from appliance.core.ids import NodeId, node_id
+from appliance.errors import NotFoundError, StateUnusableError
+from appliance.kit.files import make_folder, write_durably
+from appliance.kit.reserve import Reserve
+from appliance.trust.keys import SigningKey
+from appliance.trust.store import TrustStore
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """A node's name and key."""
+
+    node: NodeId
+    key: SigningKey
+
+    def public(self) -> dict[str, str]:
+        """Return what the hub admits a node by."""
+        return {"node": self.node, "key": self.key.public}
+
+
+def create(state: Path, node: NodeId, root: bytes) -> NodeIdentity:
+    """Make a state folder: reserve, key, and the root that every bundle will be judged by.
+
+    Running it again with the same name and root is harmless.
+
+    Raises:
+        NoSpaceError: not even the reserve fits.
+        StateUnusableError: the folder cannot be used, or belongs to another node or root.
+        MalformedError, SignatureError: the root is not one.
+    """
+    make_folder(state, mode=0o711)
+    Reserve(state / "reserve").hold()
+    TrustStore(state / "tuf").init(root)
+    folder = state / "identity"
+    if (folder / "node.json").exists():
+        found = load(state)
+        if found.node != node:
+            raise StateUnusableError(f"{state} belongs to the node {found.node} already")
+        return found
+    make_folder(folder, mode=0o700)
+    key = SigningKey.create(folder / "node.pem")
+    public = wire.dumps({"node": node, "key": key.public})
+    write_durably(folder / "node.json", public, mode=0o644)
+    return NodeIdentity(node, key)
+
+
+def load(state: Path) -> NodeIdentity:
+    """Return the identity that ``create`` made.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    try:
+        found = wire.loads((state / "identity" / "node.json").read_bytes(), what="node.json")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(
+            f"there is no node in {state}",
+            hint=f"appliance node init --state-dir {state} --name NAME --root FILE",
+        ) from error
+    return NodeIdentity(node_id(str(found["node"])), SigningKey.open(state / "identity/node.pem"))

@@ -1,0 +1,74 @@
+"""The node's small loops around the controller: passes, usage, machine facts."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from appliance.core.machine import MachineFacts
+from appliance.errors import ApplianceError, NoSpaceError
+from appliance.kit.loop import Again, Wake
+from appliance.kit.reserve import Reserve
+from appliance.ledger.db import Ledger
+from appliance.node import spool
+
+log = logging.getLogger(__name__)
+_SPOOL_S = 0.5
+_MACHINE_S = 60.0
+
+
+class Passes:
+    """Reconcile passes, one at a time, whether the loop or a person asks for one."""
+
+    def __init__(self, reconcile: Callable[[], Awaitable[Again | None]], wake: Wake) -> None:
+        self._reconcile = reconcile
+        self._wake = wake
+        self._one = asyncio.Lock()
+
+    async def __call__(self) -> Again | None:
+        """Make a pass; what it raises makes the loop repeat it."""
+        async with self._one:
+            return await self._reconcile()
+
+    async def now(self) -> None:
+        """Make a pass before returning, so that whoever asked sees its result."""
+        with contextlib.suppress(ApplianceError):  # reported as a condition; the loop repeats it
+            await self()
+        self._wake.set()
+
+
+class MachineWatch:
+    """The newest reading of the machine; looking takes a thread, asking takes nothing."""
+
+    def __init__(self, probe: Callable[[], MachineFacts]) -> None:
+        self._probe = probe
+        self._facts = probe()
+
+    def __call__(self) -> MachineFacts:
+        """Return the newest reading."""
+        return self._facts
+
+    async def look(self) -> Again:
+        """Read the machine again."""
+        self._facts = await asyncio.to_thread(self._probe)
+        return Again(_MACHINE_S)
+
+
+class UsageLoop:
+    """Takes in what gateways spooled; on a full disk it is what the reserve is for."""
+
+    def __init__(self, folder: Path, ledger: Ledger, reserve: Reserve) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._reserve = reserve
+
+    async def look(self) -> Again:
+        """Take in what is new."""
+        try:
+            await asyncio.to_thread(spool.take_in, self._folder, self._ledger)
+            await asyncio.to_thread(self._reserve.restore)
+        except NoSpaceError:
+            self._reserve.use()
+            raise
+        return Again(_SPOOL_S)

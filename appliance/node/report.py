@@ -1,0 +1,65 @@
+"""What a node says of itself: to its own staff as status, to the hub as a signed report."""
+
+import asyncio
+import datetime
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from appliance.core.machine import MachineFacts
+from appliance.core.state import DesiredState
+from appliance.kit.clock import Clock, rfc3339
+from appliance.ledger import meta, streams
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Stream
+from appliance.node.controller import Controller
+from appliance.trust.envelope import Addressee, Slot, seal
+from appliance.trust.keys import SigningKey
+
+_LIFETIME = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """Puts together what is known at this moment."""
+
+    ledger: Ledger
+    controller: Controller
+    machine: Callable[[], MachineFacts]
+    clock: Clock
+
+    def body(self) -> dict[str, Any]:
+        """Return the node's state as plain JSON data."""
+        desired = self.controller.world.desired
+        return {
+            "applied": {"generation": desired.fleet_generation},
+            "deployments": [s.to_wire() for s in self.controller.world.statuses],
+            "removed": list(desired.removed),
+            "drift": drift(desired),
+            "machine": asdict(self.machine()),
+            "streams": self.streams(),
+        }
+
+    def streams(self) -> dict[str, dict[str, int]]:
+        """Return, for each stream, how many records were ever written and acknowledged."""
+        found = self.ledger.read(lambda db: {s: streams.position(db, s) for s in Stream})
+        return {
+            str(s): {"written": p.written, "acknowledged": p.acked_upto} for s, p in found.items()
+        }
+
+    async def signed(self, me: Addressee, key: SigningKey) -> bytes:
+        """Return the report as an envelope for ``up/reported``.
+
+        It carries a number that grows, so that an old one that a broker repeats is known as old.
+        """
+        number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
+        now = self.clock.utc()
+        body = {**self.body(), "report": number, "at": rfc3339(now)}
+        return seal(Slot.REPORTED, me, body, key, issued=now, lifetime=_LIFETIME)
+
+
+def drift(desired: DesiredState) -> dict[str, str]:
+    """Return in what local words depart from the fleet's, by deployment."""
+    found = {d.document.name: d.drift for d in desired.deployments if d.drift}
+    found.update(dict.fromkeys(desired.removed, "removed here; the fleet asks for it"))
+    return found

@@ -1,0 +1,81 @@
+"""The link to the hub, once a bundle has named who directs this fleet."""
+
+import asyncio
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from appliance.kit.clock import Clock
+from appliance.kit.loop import Wake
+from appliance.ledger.db import Ledger
+from appliance.node.controller import Controller
+from appliance.node.fleet import FleetInbox
+from appliance.node.identity import NodeIdentity
+from appliance.node.report import Reporter
+from appliance.settings import SyncSettings
+from appliance.sync.link import Endpoints, Link
+from appliance.trust.envelope import Addressee
+from appliance.trust.store import TrustStore
+
+log = logging.getLogger(__name__)
+_LOOK_S = 2.0
+
+
+class Uplink:
+    """Everything of this node that talks to the hub; without a broker it does nothing."""
+
+    def __init__(
+        self, identity: NodeIdentity, ledger: Ledger, trust: TrustStore, reporter: Reporter,
+        controller: Controller, wake: Wake,
+    ) -> None:  # fmt: skip
+        """``wake`` is set when the fleet's word has changed."""
+        self._identity = identity
+        self._ledger = ledger
+        self._trust = trust
+        self._reporter = reporter
+        self._controller = controller
+        self._wake = wake
+        self._inbox: FleetInbox | None = None
+        self._link: Link | None = None
+
+    async def run(self, settings: SyncSettings, clock: Clock, *, heartbeat_s: float) -> None:
+        """Keep the link up for ever."""
+        if not settings.broker:
+            return
+        while (director := self._trust.director()) is None:
+            await clock.sleep(_LOOK_S)
+        me = Addressee(
+            director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
+        )
+        inbox = FleetInbox(me, self._trust, self._ledger, clock, self._wake.set)
+        endpoints = Endpoints(
+            desired=inbox.desired,
+            ack=inbox.ack,
+            report=lambda: self._reporter.signed(me, self._identity.key),
+            report_version=lambda: self._controller.version,
+        )
+        link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
+        self._inbox, self._link = inbox, link
+        loop = asyncio.get_running_loop()
+
+        def committed() -> None:
+            loop.call_soon_threadsafe(link.wake.set)
+
+        self._ledger.on_commit(committed)
+        try:
+            await link.run(me, self._identity.key)
+        finally:
+            self._ledger.on_commit(lambda: None)
+
+    async def catalogue_changed(self) -> None:
+        """Look again at a word of the fleet that waited for a bundle."""
+        if self._inbox is not None:
+            await self._inbox.look_again()
+
+    def status(self) -> dict[str, Any]:
+        """Return how the link is, for people."""
+        if self._link is None:
+            why = "no bundle has named a director yet, or no broker is set"
+            return {"connected": False, "since": "", "why": why, "waits_for": ""}
+        waits = "" if self._inbox is None else self._inbox.waits_for
+        return {**asdict(self._link.state), "waits_for": waits}

@@ -1,0 +1,1 @@
+"""One log between node and hub: topics, signed batches, and the road they travel."""

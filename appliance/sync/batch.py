@@ -1,0 +1,129 @@
+"""Batches: consecutive records of one stream, compressed, linked by hash, signed. Pure.
+
+The signed payload is zstd over JSON: ``{org, node, nodeKey, dbEpoch, issued, stream, first, n,
+previous, records}``. ``previous`` is the SHA-256 of the payload before it, empty for the first of
+an epoch; so a batch left out, swapped or invented shows.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.core import wire
+from appliance.errors import MalformedError, ScopeError
+from appliance.ledger.streams import Position, Record, SealedBatch, Stream
+from appliance.trust import dsse
+from appliance.trust.envelope import Addressee, Slot, whole
+from appliance.trust.keys import SigningKey
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MOST_RECORDS = 500
+_MOST_PAYLOAD = 44 << 10
+"""So that the envelope, whose base64 adds a third, stays below 64 KiB."""
+
+_MOST_UNPACKED = 8 << 20
+_MAX_STREAM = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch whose signature was verified."""
+
+    stream: str
+    epoch: str
+    first: int
+    previous: str
+    hash: str
+    records: tuple[dict[str, Any], ...]
+
+    @property
+    def upto(self) -> int:
+        """The last record's number."""
+        return self.first + len(self.records) - 1
+
+
+def maker(
+    stream: Stream, me: Addressee, key: SigningKey, issued: str
+) -> Callable[[Position, list[Record]], SealedBatch]:
+    """Return what seals the oldest waiting records into one batch, as many as fit."""
+
+    def make(position: Position, records: list[Record]) -> SealedBatch:
+        take = len(records)
+        while True:
+            payload = _pack(stream, me, issued, position, records[:take])
+            if len(payload) <= _MOST_PAYLOAD or take == 1:
+                break
+            take = max(1, take * _MOST_PAYLOAD // len(payload) - 1)
+        return SealedBatch(
+            stream,
+            records[0].seq,
+            take,
+            hashlib.sha256(payload).hexdigest(),
+            dsse.sign(Slot.BATCH, payload, key),
+        )
+
+    return make
+
+
+def open_batch(data: bytes, keys: Collection[str], sender: Addressee, stream: str) -> Batch:
+    """Return the batch in an envelope that a node sent.
+
+    Args:
+        data: The envelope.
+        keys: The keys of the node whose topic it came on.
+        sender: That node; its epoch is whatever the batch says, for the hub learns it from there.
+        stream: The stream whose topic it came on.
+
+    Raises:
+        MalformedError, SignatureError, ScopeError: which defence stopped it.
+    """
+    what = f"a batch of {sender.node}"
+    opened = dsse.verify(data, Slot.BATCH, keys, what=what)
+    found = wire.loads(_unpack(opened.payload, what), what=what)
+    expected = {"org": sender.org, "node": sender.node, "nodeKey": sender.node_key}
+    for name, value in {**expected, "stream": stream}.items():
+        if found.get(name) != value:
+            raise ScopeError(f"{what} says {name} {found.get(name)!r}, not {value!r}")
+    records, epoch, previous = found.get("records"), found.get("dbEpoch"), found.get("previous")
+    first, count = whole(found, "first"), whole(found, "n")
+    if not isinstance(records, list) or len(records) != count or count < 1 or first < 1:
+        raise MalformedError(f"{what} does not hold the records it counts")
+    if not isinstance(epoch, str) or not isinstance(previous, str) or len(stream) > _MAX_STREAM:
+        raise MalformedError(f"{what} has no epoch or no link to the one before it")
+    digest = hashlib.sha256(opened.payload).hexdigest()
+    return Batch(stream, epoch, first, previous, digest, tuple(records))
+
+
+def _pack(
+    stream: Stream, me: Addressee, issued: str, position: Position, records: list[Record]
+) -> bytes:
+    return zstd.compress(
+        wire.dumps(
+            {
+                **me.fields(),
+                "issued": issued,
+                "stream": stream,
+                "first": records[0].seq,
+                "n": len(records),
+                "previous": position.sealed_hash,
+                "records": [r.record for r in records],
+            }
+        )
+    )
+
+
+def _unpack(payload: bytes, what: str) -> bytes:
+    try:
+        unpacker = zstd.ZstdDecompressor()
+        data = unpacker.decompress(payload, max_length=_MOST_UNPACKED)
+    except zstd.ZstdError as error:
+        raise MalformedError(f"{what} is not compressed with zstd") from error
+    if not unpacker.eof:
+        raise MalformedError(f"{what} is cut, or larger than {_MOST_UNPACKED} bytes unpacked")
+    return data

@@ -1,0 +1,203 @@
+"""The node's end of the log: drain the outbox, receive, survive reconnects.
+
+A batch is sealed once, durably, and sent as the same bytes until the hub's own acknowledgement
+frees it. What comes down is handed to whoever owns it; a retained message is only a hint.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from appliance.core import wire
+from appliance.core.ids import NodeId
+from appliance.errors import ApplianceError, PeerUnreachableError, RefusedError
+from appliance.kit.backoff import full_jitter
+from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.loop import Wake
+from appliance.ledger import streams
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import SealedBatch, Stream
+from appliance.settings import SyncSettings
+from appliance.sync import batch, mqtt
+from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
+from appliance.sync.topics import NodeTopics
+from appliance.trust.envelope import Addressee
+from appliance.trust.keys import SigningKey
+
+log = logging.getLogger(__name__)
+_WINDOW = 8
+"""Batches of one stream that are on their way at the same time."""
+
+_GATHER_S = 0.05
+"""How long news may wait for more of it, so that a busy moment makes few batches."""
+
+_MOST_RESEND_S = 60.0
+
+Receive = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What the link does with what comes down, and what it says of this node.
+
+    ``report`` signs a report as of now; ``report_version`` changes when it has news in it.
+    """
+
+    desired: Receive
+    ack: Receive
+    report: Callable[[], Awaitable[bytes]]
+    report_version: Callable[[], int]
+
+
+@dataclass(slots=True)
+class LinkState:
+    """How the link is, for status; ``why`` says what is wrong when it is down."""
+
+    connected: bool = False
+    since: str = ""
+    why: str = "not tried yet"
+
+
+@dataclass(slots=True)
+class _Sent:
+    at: float
+    again_after: float
+
+
+@dataclass(slots=True)
+class _Window:
+    """When each batch was last handed to this connection."""
+
+    sent: dict[tuple[Stream, int], _Sent] = field(default_factory=dict)
+
+
+class Link:
+    """One node's link to its hub, for as long as it runs."""
+
+    def __init__(
+        self, ledger: Ledger, endpoints: Endpoints, clock: Clock, settings: SyncSettings,
+        *, heartbeat_s: float,
+    ) -> None:  # fmt: skip
+        """Make a link that is down.
+
+        Raises:
+            UsageError: ``settings.broker`` is not a broker's address.
+        """
+        self.state = LinkState()
+        self.wake = Wake()
+        self._broker = BrokerAddress.parse(settings.broker)
+        self._ledger = ledger
+        self._endpoints = endpoints
+        self._clock = clock
+        self._settings = settings
+        self._heartbeat_s = heartbeat_s
+        self._look_every_s = min(settings.resend_s / 2, heartbeat_s)
+
+    async def run(self, me: Addressee, key: SigningKey) -> None:
+        """Keep the link up for ever; a broken one is tried again with full jitter."""
+        delays = full_jitter(self._settings.first_retry_s, self._settings.most_retry_s)
+        while True:
+            try:
+                await self._connected(me, key)
+            except PeerUnreachableError as error:
+                self._note(connected=False, why=error.what)
+            else:
+                delays = full_jitter(self._settings.first_retry_s, self._settings.most_retry_s)
+            await self._clock.sleep(next(delays))
+
+    async def _connected(self, me: Addressee, key: SigningKey) -> None:
+        topics = NodeTopics(NodeId(me.node))
+        session = Session(
+            client_id=me.node,
+            subscriptions=(topics.desired, topics.ack),
+            will=Message(topics.state, self._presence(online=False)),
+        )
+        async with mqtt.connect(self._broker, session) as connection:
+            self._note(connected=True)
+            connection.publish(topics.state, self._presence(online=True), retain=True)
+            tasks = [
+                asyncio.create_task(self._receive(connection, topics), name="link receives"),
+                asyncio.create_task(self._pump(connection, topics, me, key), name="link sends"),
+                asyncio.create_task(connection.closed.wait(), name="link closed"),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                connection.publish(topics.state, self._presence(online=False), retain=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        self._note(connected=False, why="the connection was lost")
+
+    async def _receive(self, connection: Connection, topics: NodeTopics) -> None:
+        slots = {topics.desired: self._endpoints.desired, topics.ack: self._endpoints.ack}
+        while True:
+            message = await connection.messages.get()
+            handle = slots.get(message.topic)
+            if handle is None or not message.payload:
+                continue
+            try:
+                await handle(message.payload)
+            except RefusedError as error:
+                log.warning("refused from the hub (%s): %s", error.code, error)
+            except ApplianceError as error:
+                log.warning("could not act on what the hub sent: %s", error)
+            self.wake.set()
+
+    async def _pump(
+        self, connection: Connection, topics: NodeTopics, me: Addressee, key: SigningKey
+    ) -> None:
+        window = _Window()
+        told: tuple[int, float] | None = None
+        while True:
+            for stream in Stream:
+                await self._seal(stream, me, key)
+                for due in self._due(stream, window):
+                    connection.publish(topics.stream(stream), due.envelope)
+            version, now = self._endpoints.report_version(), self._clock.monotonic()
+            if told is None or told[0] != version or now - told[1] >= self._heartbeat_s:
+                connection.publish(topics.reported, await self._endpoints.report(), retain=True)
+                told = (version, now)
+            await self.wake.wait(self._clock, self._look_every_s)
+            await self._clock.sleep(_GATHER_S)
+
+    async def _seal(self, stream: Stream, me: Addressee, key: SigningKey) -> None:
+        make = batch.maker(stream, me, key, rfc3339(self._clock.utc()))
+        while any(self._ledger.read(lambda db: list(streams.waiting(db, stream, 1)))):
+            done = self._ledger.record(
+                lambda db: streams.seal(db, stream, make, most=batch.MOST_RECORDS)
+            )
+            await asyncio.wrap_future(done)
+
+    def _due(self, stream: Stream, window: _Window) -> list[SealedBatch]:
+        """Return the batches to send now: new ones, and those nobody acknowledged for a while."""
+        now = self._clock.monotonic()
+        oldest = self._ledger.read(lambda db: streams.unacknowledged(db, stream, _WINDOW))
+        alive = {(stream, found.first) for found in oldest}
+        for gone in [k for k in window.sent if k[0] is stream and k not in alive]:
+            del window.sent[gone]
+        due = []
+        for found in oldest:
+            known = window.sent.get((stream, found.first))
+            if known is None:
+                window.sent[stream, found.first] = _Sent(now, self._settings.resend_s)
+                due.append(found)
+            elif now - known.at >= known.again_after:
+                known.at = now
+                known.again_after = min(known.again_after * 2, _MOST_RESEND_S)
+                due.append(found)
+        return due
+
+    def _presence(self, *, online: bool) -> bytes:
+        at = rfc3339(self._clock.utc())
+        return wire.dumps({"online": online, "session": self._ledger.epoch, "at": at})
+
+    def _note(self, *, connected: bool, why: str = "") -> None:
+        if connected != self.state.connected or why != self.state.why:
+            log.info("link to the hub: %s", "up" if connected else f"down, {why}")
+        self.state.connected = connected
+        self.state.why = why
+        self.state.since = rfc3339(self._clock.utc())

@@ -1,0 +1,175 @@
+"""The controller of one node."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance import __version__
+from appliance.bundle.accept import Imported, Importer, Progress, rederive_floor
+from appliance.cache import catalog
+from appliance.cache.store import ModelStore
+from appliance.core.model import Replica
+from appliance.errors import NoSpaceError, NotFoundError
+from appliance.hardware.probe import machine
+from appliance.kit import asgi
+from appliance.kit.clock import SystemClock
+from appliance.kit.files import locked, make_folder
+from appliance.kit.loop import Wake, drive
+from appliance.kit.reserve import Reserve
+from appliance.ledger.db import Ledger
+from appliance.node import identity as node_identity
+from appliance.node.api import LocalApi, LocalServices
+from appliance.node.controller import Controller
+from appliance.node.identity import NodeIdentity
+from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.report import Reporter
+from appliance.node.uplink import Uplink
+from appliance.runtime import logfile, record
+from appliance.runtime.process import ProcessDriver, ProcessSettings, end_all
+from appliance.settings import EngineSettings, Settings
+from appliance.trust.store import TrustStore
+from appliance.wiring import places
+from appliance.wiring.daemon import Ending, run_until
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCore:
+    """What a node has whether it runs or only imports: its state folder, opened by one process."""
+
+    state: Path
+    identity: NodeIdentity
+    ledger: Ledger
+    trust: TrustStore
+    store: ModelStore
+    importer: Importer
+    reserve: Reserve
+
+
+@contextmanager
+def open_node(state: Path) -> Iterator[NodeCore]:
+    """Open a state folder as its only writer.
+
+    Raises:
+        NotFoundError: no node was made there.
+        LockedError: a controller runs on it already.
+        NoSpaceError, StateUnusableError: as their names say.
+    """
+    identity = node_identity.load(state)
+    with locked(state / "lock", what=f"the node in {state}"):
+        clock = SystemClock()
+        store = ModelStore(state)
+        store.init()
+        trust = TrustStore(state / "tuf")
+        ledger = Ledger(state / "node.db")
+        try:
+            rederive_floor(trust, ledger)
+            store.publish_index(ledger.read(catalog.variants))
+            importer = Importer(state, trust, store, ledger, clock)
+            reserve = Reserve(state / "reserve")
+            yield NodeCore(state, identity, ledger, trust, store, importer, reserve)
+        finally:
+            ledger.close()
+
+
+def import_here(state: Path, bundle: Path, progress: Progress) -> Imported:
+    """Import a bundle into a node whose controller does not run."""
+    with open_node(state) as core:
+        return core.importer.run(bundle, f"uid {os.getuid()}", progress)
+
+
+async def run_node(state: Path, settings: Settings) -> None:
+    """Run a node until it is told to end; its engines go on unless that was asked for too."""
+    with open_node(state) as core:
+        try:
+            core.reserve.hold()
+        except NoSpaceError:
+            core.reserve.use()
+        ending = Ending()
+        async with _driver(core, settings.engine) as (driver, wake):
+            await _run_loops(core, settings, driver, wake, ending)
+        if ending.engines_too:
+            end_all(state)
+
+
+@asynccontextmanager
+async def _driver(
+    core: NodeCore, settings: EngineSettings
+) -> AsyncIterator[tuple[ProcessDriver, Wake]]:
+    wake = Wake()
+
+    def weights(replica: Replica) -> Path:
+        return core.store.weights(replica.variant)
+
+    launchers = {"llama_server": settings.llama_server}
+    process = ProcessSettings(
+        threads=settings.threads, launchers=launchers, drain_s=settings.drain_s
+    )
+    driver = ProcessDriver(core.state, weights, process)
+    await driver.open(wake.set)
+    try:
+        yield driver, wake
+    finally:
+        await driver.close()
+
+
+async def _run_loops(
+    core: NodeCore, settings: Settings, driver: ProcessDriver, wake: Wake, ending: Ending
+) -> None:
+    clock, state = SystemClock(), core.state
+    watch = MachineWatch(machine)
+    controller = Controller(
+        core.ledger, driver, watch, clock, routes=state / places.ROUTES, slots=settings.engine.slots
+    )
+    passes = Passes(controller.reconcile, wake)
+    reporter = Reporter(core.ledger, controller, watch, clock)
+    uplink = Uplink(core.identity, core.ledger, core.trust, reporter, controller, wake)
+    make_folder(state / places.SPOOL)
+    usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve)
+    heartbeat_s = settings.node.heartbeat_s
+
+    async def changed() -> None:
+        await uplink.catalogue_changed()
+        await passes.now()
+
+    def status() -> dict[str, Any]:
+        return {
+            "node": core.identity.node,
+            "version": __version__,
+            "epoch": core.ledger.epoch,
+            "reserve": core.reserve.is_held,
+            "link": uplink.status(),
+            "engines": [asdict(e) for s in controller.world.statuses for e in s.engines],
+            **reporter.body(),
+        }
+
+    services = LocalServices(
+        ledger=core.ledger,
+        importer=core.importer,
+        reserve=core.reserve,
+        clock=clock,
+        status=status,
+        log_lines=lambda name, lines: _log_lines(state, controller, name, lines),
+        changed=changed,
+        stop=ending.ask,
+    )
+    socket = asgi.listen_unix(state / places.CONTROL_SOCKET, 0o660)
+    await run_until(
+        ending.asked,
+        asgi.serve(LocalApi(services).app(), socket),
+        drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
+        drive(usage.look, Wake(), clock, name="usage", resync_s=30),
+        drive(watch.look, Wake(), clock, name="machine", resync_s=300),
+        uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
+    )
+    asgi.remove_socket(state / places.CONTROL_SOCKET)
+
+
+def _log_lines(state: Path, controller: Controller, name: str, lines: int) -> dict[str, list[str]]:
+    found = next((s for s in controller.world.statuses if s.name == name), None)
+    if found is None:
+        raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
+    names = [engine.id for engine in found.engines] or [f"{name}-0"]
+    return {n: logfile.tail(record.paths(state, n).log, lines) for n in names}

@@ -1,0 +1,11 @@
+"""Where the processes of one node meet, below its state folder."""
+
+from pathlib import Path
+
+CONTROL_SOCKET = Path("run", "control.sock")
+ROUTES = Path("run", "routes.json")
+GATEWAY_ADDRESS = Path("run", "gateway.json")
+SPOOL = Path("spool")
+SETTINGS = Path("settings.toml")
+DEFAULT_STATE = Path("/var/lib/appliance")
+DEFAULT_HUB_STATE = Path("/var/lib/appliance-hub")
