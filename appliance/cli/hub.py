@@ -1,0 +1,142 @@
+"""hub: make it, run it, admit nodes, ask them for deployments."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from appliance import settings as settings_module
+from appliance.cli.common import (
+    DEFAULT_HUB_STATE,
+    AsJson,
+    HubStateDir,
+    SettingsFile,
+    settings_path,
+    show,
+    table,
+)
+from appliance.cli.deployments import read_text
+from appliance.core import wire
+from appliance.core.reading import parse_yaml
+from appliance.errors import NotFoundError, UsageError
+from appliance.hub import identity
+from appliance.kit import logs
+from appliance.kit.http import HttpClient
+from appliance.trust.repository import org_name
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="APPLIANCE_HUB_URL", help="The hub; else as in its settings."),
+]
+Node = Annotated[str, typer.Option("--node", help="The node's id.")]
+
+
+def register(app: typer.Typer, name: str, help_text: str) -> None:
+    """Add the group."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    group.command("init", help="Make a hub: its online keys and its API token.")(init)
+    group.command("keys", help="Print the public keys that the offline keys sign.")(keys)
+    group.command("run", help="Run the hub until it is told to end.")(run)
+    group.command("admit", help="Know a node by its key from now on.")(admit)
+    group.command("nodes", help="List the nodes and how they are.")(nodes)
+    group.command("apply", help="Ask a node for the deployments in a YAML file.")(apply)
+    group.command("delete", help="Ask a node no more for a deployment.")(delete)
+    app.add_typer(group, name=name, help=help_text)
+
+
+def init(
+    org: Annotated[str, typer.Option(help="The organisation's name.")],
+    director_epoch: Annotated[
+        int, typer.Option(min=1, help="Above 1 when it replaces another director.")
+    ] = 1,
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    found = identity.create(state_dir, org_name(org), director_epoch)
+    text = f"the hub of {org} is in {state_dir}\n  next: appliance hub keys --json > hub.json"
+    show(found.public(), text, as_json=as_json)
+
+
+def keys(state_dir: HubStateDir = DEFAULT_HUB_STATE, as_json: AsJson = False) -> None:
+    found = identity.load(state_dir).public()
+    show(found, "\n".join(f"{k}: {v}" for k, v in found.items()), as_json=as_json)
+
+
+def run(state_dir: HubStateDir = DEFAULT_HUB_STATE, settings: SettingsFile = None) -> None:
+    try:
+        from appliance.wiring.hub import run_hub  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        hint = "pip install 'edge-ai-appliance[hub]'"
+        raise UsageError(f"the hub needs {error.name}", hint=hint) from error
+    found = settings_module.load(settings_path(settings, state_dir))
+    logs.configure()
+    asyncio.run(run_hub(state_dir, found.hub))
+
+
+def admit(
+    key: Annotated[Path, typer.Option(help="The node's identity/node.json.")],
+    url: Url = None,
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    try:
+        found = wire.loads(key.read_bytes(), what=str(key))
+    except OSError as error:
+        raise NotFoundError(f"cannot read {key}: {error.strerror}") from error
+    answer = _hub(state_dir, url).call("PUT", _path(str(found.get("node"))), {"key": found["key"]})
+    show(answer, f"{answer['node']}: {answer['result']}", as_json=as_json)
+
+
+def nodes(
+    url: Url = None, state_dir: HubStateDir = DEFAULT_HUB_STATE, as_json: AsJson = False
+) -> None:
+    found = _hub(state_dir, url).call("GET", "/api/v1/nodes")
+    rows = [[n["node"], n["state"], n["why"], _drift(n)] for n in found["nodes"]]
+    empty = "no node was admitted yet"
+    head = ["NODE", "STATE", "WHY", "DRIFT"]
+    show(found, table(head, rows) if rows else empty, as_json=as_json)
+
+
+def apply(
+    node: Node,
+    file: Annotated[
+        str, typer.Option("--file", "-f", help="A YAML file, or - for standard input.")
+    ],
+    url: Url = None,
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    documents = [d.to_wire() for d in parse_yaml(read_text(file), file)]
+    hub = _hub(state_dir, url)
+    answer = hub.call("POST", f"{_path(node)}/documents", {"documents": documents})
+    show(answer, f"{node}: generation {answer['generation']}", as_json=as_json)
+
+
+def delete(
+    name: Annotated[str, typer.Argument(help="The deployment's name.")],
+    node: Node,
+    url: Url = None,
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    path = f"{_path(node)}/documents/ModelDeployment/{name}"
+    answer = _hub(state_dir, url).call("DELETE", path)
+    show(answer, f"{node}: generation {answer['generation']}", as_json=as_json)
+
+
+def _hub(state: Path, url: str | None) -> HttpClient:
+    token = identity.load(state).token
+    if url is None:
+        found = settings_module.load(settings_path(None, state)).hub
+        host = f"[{found.host}]" if ":" in found.host else found.host
+        url = f"http://{host}:{found.port}"
+    return HttpClient.over_tcp(url, "the hub", "start it with: appliance hub run", token)
+
+
+def _path(node: str) -> str:
+    return f"/api/v1/nodes/{node}"
+
+
+def _drift(node: dict[str, Any]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in node["drift"].items()) or "none"

@@ -1,0 +1,102 @@
+"""status, gpus, models: how this node and its machine are."""
+
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from appliance.cli.common import DEFAULT_STATE, AsJson, StateDir, controller, show, table
+from appliance.cli.deployments import describe
+from appliance.core.quantity import format_bytes
+
+
+def register(app: typer.Typer, name: str, help_text: str) -> None:
+    """Add one of this module's commands."""
+    commands: dict[str, Any] = {"status": status, "gpus": gpus, "models": models}
+    app.command(name, help=help_text)(commands[name])
+
+
+def status(state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
+    found = controller(state_dir).call("GET", "/v1/status")
+    show(found, _status(found), as_json=as_json)
+
+
+def gpus(as_json: AsJson = False) -> None:
+    from appliance.hardware.probe import machine  # noqa: PLC0415 - only this command needs it
+
+    found = asdict(machine())
+    show(found, _machine(found), as_json=as_json)
+
+
+def models(state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
+    found = controller(state_dir).call("GET", "/v1/models")
+    rows = [
+        [v["model"], v["version"], v["name"], format_bytes(v["weights_bytes"]), v["licence"]]
+        for v in found["models"]
+    ]
+    head = ["MODEL", "VERSION", "VARIANT", "SIZE", "LICENCE"]
+    empty = "the catalogue is empty; appliance bundle import DIR brings models"
+    show(found, table(head, rows) if rows else empty, as_json=as_json)
+
+
+def _status(found: dict[str, Any]) -> str:
+    link = found["link"]
+    lines = [f"{found['node']}: {_verdict(found)}", ""]
+    lines += [describe(d) for d in found["deployments"]]
+    lines += [_engine(e) for e in found["engines"]]
+    lines += ["", f"hub: {'connected' if link['connected'] else 'not connected: ' + link['why']}"]
+    if link["waits_for"]:
+        lines.append(f"hub's word: {link['waits_for']}")
+    lines += [
+        f"  {name}: {s['written']} written, {s['acknowledged']} acknowledged by the hub"
+        for name, s in found["streams"].items()
+    ]
+    if not found["reserve"]:
+        lines.append("disk: FULL, the reserve is in use; nothing new is begun, serving goes on")
+    return "\n".join([*lines, "", _machine(found["machine"])])
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    total = len(found["deployments"])
+    ready = sum(
+        any(c["type"] == "Ready" and c["status"] == "True" for c in d["conditions"])
+        for d in found["deployments"]
+    )
+    if not total:
+        return "nothing is asked of it"
+    return f"{ready} of {total} deployments serve"
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    lines = [
+        f"  {engine['id']}: {engine['message']}, pid {engine['pid'] or 'none'}, "
+        f"{format_bytes(engine['memory_bytes'])} resident, "
+        f"limit by {engine['memory_limit'] or 'not known'}, {engine['restarts']} restarts",
+    ]
+    if engine["contained"]:
+        lines.append(f"    contained: {', '.join(engine['contained'])}")
+    lines += [f"    log: {line}" for line in engine["log_tail"]]
+    if engine["missing"]:
+        lines.append(f"    missing: {', '.join(engine['missing'])}")
+    return "\n".join(lines)
+
+
+def _machine(found: dict[str, Any]) -> str:
+    survey = found["gpus"]
+    cpus = "not known" if found["cpus"] is None else f"{found['cpus']:g}"
+    lines = [
+        f"processors: {cpus} ({found['cpu_model'] or 'model not known'})",
+        f"memory: {format_bytes(found['memory_bytes'])}, "
+        f"{format_bytes(found['memory_available_bytes'])} available",
+    ]
+    if survey["gpus"] is None:
+        lines.append(f"GPUs: not known ({survey['note']})")
+    elif not survey["gpus"]:
+        lines.append(f"GPUs: none ({survey['note']})")
+    else:
+        lines += [
+            f"GPU {g['uuid']}: {g['name'] or 'name not known'}, {format_bytes(g['memory_bytes'])}, "
+            f"{format_bytes(g['memory_free_bytes'])} free"
+            for g in survey["gpus"]
+        ]
+    return "\n".join(lines)
