@@ -26,7 +26,7 @@ from appliance.errors import (
     ScopeError,
 )
 from appliance.kit.clock import Clock, rfc3339
-from appliance.kit.files import locked, require_space
+from appliance.kit.files import is_locked, locked, require_space
 from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
@@ -88,7 +88,8 @@ class Importer:
             NoSpaceError, NotFoundError, StateUnusableError: as their names say.
         """
         self._trust.root()  # says what to do when the node was never given one
-        progress(Step("waiting for another import"))
+        if is_locked(self._lock):
+            progress(Step("waiting for another import to end"))
         with locked(self._lock, what="the import folder", wait=True):
             try:
                 return self._run(BundleReader(folder), by, progress)

@@ -123,7 +123,7 @@ def build(
         StateUnusableError: something is at ``folder`` already.
         CorruptError, NotFoundError, PeerUnreachableError, NoSpaceError: as their names say.
     """
-    locked = _read_lock(definition)
+    locked = read_lock(definition)
     if folder.exists():
         raise StateUnusableError(
             f"{folder} is there already", hint="name a new folder, or remove the old one"
@@ -149,7 +149,12 @@ def build(
     return Built(built.name, built.version, folder, built.models, built.size)
 
 
-def _read_lock(definition: Definition) -> dict[str, LockedSource]:
+def read_lock(definition: Definition) -> dict[str, LockedSource]:
+    """Return what was locked, by the source's description.
+
+    Raises:
+        BadDocumentError: there is no lock, or it leaves a source out.
+    """
     path = definition.lock_path
     hint = f"appliance bundle lock {definition.path}"
     if not path.exists():

@@ -32,7 +32,7 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
 def lock(definition: Definition, cache: Cache = None, as_json: AsJson = False) -> None:
     from appliance.bundle import build as builder  # noqa: PLC0415 - `import` does without it
 
-    path = builder.lock(builder.read_definition(definition), _cache(cache))
+    path = builder.lock(builder.read_definition(definition), cache_folder(cache))
     show({"lock": str(path)}, f"wrote {path}", as_json=as_json)
 
 
@@ -51,7 +51,7 @@ def build(
             builder.read_definition(definition),
             output,
             Repository(keys),
-            _cache(cache),
+            cache_folder(cache),
             datetime.datetime.now(datetime.UTC),
             line.update,
         )
@@ -96,7 +96,8 @@ def _import(folder: Path, state: Path, line: ProgressLine) -> dict[str, Any]:
     return asdict(told)
 
 
-def _cache(given: Path | None) -> Path:
+def cache_folder(given: Path | None) -> Path:
+    """Return where downloads are kept: the folder given, or the user's usual one."""
     if given is not None:
         return given
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

@@ -42,7 +42,7 @@ class Bytes(str):
     __slots__ = ()
 
     @property
-    def count(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         return quantity.parse_bytes(self)
 
     @classmethod

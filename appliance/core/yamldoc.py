@@ -14,6 +14,7 @@ from appliance.errors import BadDocumentError
 
 MAX_BYTES = 1 << 20
 _MAX_NODES = 50_000
+_TAGS = {"map", "seq", "str", "int", "float", "bool", "null", "timestamp"}
 
 Path = tuple[str | int, ...]
 
@@ -81,6 +82,8 @@ class _Reader:
         self.lines.setdefault(path, line)
         if self._nodes > _MAX_NODES:
             raise BadDocumentError(f"{self._filename}:{line}: more than {_MAX_NODES} values")
+        if node.tag.rpartition(":")[2] not in _TAGS:
+            raise BadDocumentError(f"{self._filename}:{line}: the tag {node.tag} is not allowed")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

@@ -3,7 +3,7 @@
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,7 +81,13 @@ class HttpClient:
                 raise _error(found["error"], 500)
             yield dict(found)
 
-    def lines(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[str]:
+    def lines(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        more_headers: Mapping[str, str] | None = None,
+    ) -> Iterator[str]:
         """Yield the lines of an answer as they arrive, without their ends.
 
         Raises:
@@ -89,7 +95,7 @@ class HttpClient:
             PeerUnreachableError: there is none, or it broke off.
         """
         connection = self._connect()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **(more_headers or {})}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()

@@ -1,11 +1,12 @@
 """A memory limit by cgroup, version 2 or 1; where neither can be had, a watchdog stands in."""
 
-import contextlib
 import os
+import time
 from pathlib import Path
 
 from appliance.kit import cgroups
 
+_REMOVE_TRIES, _REMOVE_PAUSE_S = 50, 0.02
 _MOUNT = Path("/sys/fs/cgroup")
 
 
@@ -32,9 +33,19 @@ class MemoryGroup:
         (self._folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def remove(self) -> None:
-        """Remove the group once it is empty; not being there is not an error."""
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
+        """Remove the group; not being there is not an error.
+
+        The kernel lets go of a group a moment after its last process has ended.
+        """
+        for _ in range(_REMOVE_TRIES):
+            try:
+                self._folder.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError:
+                time.sleep(_REMOVE_PAUSE_S)
+            else:
+                return
 
 
 def memory_group(name: str, mount: Path = _MOUNT) -> MemoryGroup | None:

@@ -328,7 +328,7 @@ class _Keeper:
             self._child.kill()
         if self._child is not None:
             await asyncio.to_thread(self._child.wait)
-        clean_up(self._state, self.replica.id)
+        await asyncio.to_thread(clean_up, self._state, self.replica.id)
 
     async def _drain(self) -> None:
         """Wait until running requests are answered; the routes have let go of the engine first."""
@@ -419,5 +419,6 @@ def end_all(state: Path, grace_s: float = 5.0) -> list[str]:
         if not engine.process.wait(grace_s):
             engine.process.signal(signal.SIGKILL)
             engine.process.wait(grace_s)
-        clean_up(state, engine.replica.id)
+    for path in (state / "run" / "engines").glob("*.json"):
+        clean_up(state, path.stem)
     return [engine.replica.id for engine in found]

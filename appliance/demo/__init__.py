@@ -1,0 +1,1 @@
+"""All of it on one machine: hub, broker, node, gateway and a model, in a folder that goes again."""

@@ -1,0 +1,96 @@
+"""An organisation with keys, and bundles of small models that it signed."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.bundle import build as builder
+from appliance.bundle.accept import Importer
+from appliance.cache.store import ModelStore
+from appliance.core.ids import NodeId
+from appliance.kit.clock import Clock, SystemClock
+from appliance.ledger.db import Ledger
+from appliance.node import identity
+from appliance.trust.keys import SigningKey
+from appliance.trust.repository import Repository
+from appliance.trust.store import TrustStore
+from tests.helpers.gguf import write_small_llama
+
+ORG = "acme"
+
+
+@dataclass
+class Organisation:
+    """Keys, a hub's public keys, and a way to build bundles."""
+
+    folder: Path
+    repository: Repository
+    director: SigningKey
+    sync: SigningKey
+
+    @classmethod
+    def create(cls, folder: Path) -> "Organisation":
+        folder.mkdir(parents=True, exist_ok=True)
+        repository = Repository.init_solo(folder / "keys", ORG, _now())
+        director = SigningKey.create(folder / "director.pem")
+        sync = SigningKey.create(folder / "sync.pem")
+        made = cls(folder, repository, director, sync)
+        repository.name_director({"org": ORG, "director": director.public, "sync": sync.public})
+        return made
+
+    @property
+    def root(self) -> bytes:
+        return self.repository.roots[0].read_bytes()
+
+    def bundle(
+        self, name: str = "small", version: str = "1.0.0", body: bytes = b"\0" * 4096
+    ) -> Path:
+        """Build a bundle of one small model; its folder is new each time."""
+        number = len(list(self.folder.glob("bundle-*")))
+        sources = self.folder / f"sources-{number}"
+        sources.mkdir()
+        write_small_llama(sources / "model.gguf", body)
+        definition = sources / f"{name}.yaml"
+        definition.write_text(
+            "apiVersion: edge-appliance.dev/v1alpha1\nkind: BundleDefinition\n"
+            f"metadata: {{name: {name}}}\nspec:\n  version: {version}\n  models:\n"
+            f"    - {{name: {name}, version: {version}, publisher: {ORG}, licence: MIT,\n"
+            "       variants: [{name: Q4_0, source: {file: model.gguf}}]}\n"
+        )
+        cache = self.folder / "cache"
+        builder.lock(builder.read_definition(definition), cache)
+        built = builder.build(
+            builder.read_definition(definition),
+            self.folder / f"bundle-{number}",
+            self.repository,
+            cache,
+            _now(),
+        )
+        return built.folder
+
+
+@dataclass
+class Node:
+    """A node's state folder, opened."""
+
+    state: Path
+    ledger: Ledger
+    trust: TrustStore
+    store: ModelStore
+    importer: Importer
+
+    @classmethod
+    def create(cls, state: Path, root: bytes, clock: Clock | None = None) -> "Node":
+        identity.create(state, NodeId("box-1"), root)
+        trust, store = TrustStore(state / "tuf"), ModelStore(state)
+        store.init()
+        ledger = Ledger(state / "node.db")
+        importer = Importer(state, trust, store, ledger, clock or SystemClock())
+        return cls(state, ledger, trust, store, importer)
+
+    def close(self) -> None:
+        self.ledger.close()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
