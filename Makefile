@@ -26,7 +26,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@scripts/system-packages mosquitto
-	$(BIN)/python benchmarks/run.py $(ONLY)
+	$(BIN)/python -m benchmarks.run $(ONLY)
 
 docs: $(STAMP)
 	$(BIN)/python scripts/docs

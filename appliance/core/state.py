@@ -43,6 +43,7 @@ class Phase(StrEnum):
 class ObservedReplica:
     """A replica as its driver sees it now.
 
+    ``restarts`` counts all, ``failures`` those in a row in which it never became ready.
     ``endpoint`` is where the engine answers: the path of a Unix socket. ``retry_in_s`` is set in
     ``BACKOFF`` only, and so is ``log_tail``, the last lines of the engine's log. ``missing`` lists
     the containment that this machine could not give.
@@ -55,6 +56,7 @@ class ObservedReplica:
     endpoint: str | None = None
     pid: int | None = None
     restarts: int = 0
+    failures: int = 0
     retry_in_s: float | None = None
     message: str = ""
     log_tail: tuple[str, ...] = ()

@@ -139,10 +139,15 @@ class Stack:
         self.hub().call("PUT", f"/api/v1/nodes/{NODE}", {"key": public["key"]})
 
     def ask_through_hub(self, deployment: dict[str, Any]) -> int:
-        """Ask the node for a deployment by way of the hub; return the generation."""
+        """Ask the node, once it was heard, for a deployment; return the hub's generation."""
+        self.wait("the node's first report", lambda: self.seen_by_hub()["reported"] is not None)
         body = {"documents": [deployment]}
         answer = self.hub().call("POST", f"/api/v1/nodes/{NODE}/documents", body)
         return int(answer["generation"])
+
+    def seen_by_hub(self) -> dict[str, Any]:
+        """Return what the hub knows of the node."""
+        return self.hub().call("GET", f"/api/v1/nodes/{NODE}")
 
     def create_key(self, name: str) -> str:
         """Make an API key."""

@@ -75,7 +75,6 @@ class Story:
             add(f"{format_bytes(done['copied_bytes'])} copied, every blob by its digest")
         with step("Hub knows the node, and asks it for a deployment: ") as add:
             stack.admit()
-            stack.wait("the node's first report", self._hub_heard)
             generation = stack.ask_through_hub(deployment(replicas=1))
             stack.wait("the deployment", lambda: stack.is_ready(DEPLOYMENT, 1))
             add(f"generation {generation} serves")
@@ -115,8 +114,8 @@ class Story:
         with step("Broker back: ") as add:
             stack.supervisor.resume("broker")
             stack.wait("the hub to have every record", stack.all_acknowledged)
-            stack.wait("the hub to see the drift", lambda: bool(self._hub_node()["drift"]))
-            add(f"the hub sees drift: {self._hub_node()['drift'][DEPLOYMENT]}")
+            stack.wait("the hub to see the drift", lambda: bool(stack.seen_by_hub()["drift"]))
+            add(f"the hub sees drift: {stack.seen_by_hub()['drift'][DEPLOYMENT]}")
 
     def check(self) -> None:
         """Every record at the hub exactly once; and what the witness has to say.
@@ -190,12 +189,6 @@ class Story:
         if self._witness is not None:
             self._witness.command(f"ask {count} stream")
 
-    def _hub_node(self) -> dict[str, Any]:
-        return self._stack.hub().call("GET", f"/api/v1/nodes/{NODE}")
-
-    def _hub_heard(self) -> bool:
-        return self._hub_node()["reported"] is not None
-
     def _expect_refusal(self) -> None:
         try:
             self._stack.gateway().call("GET", "/v1/models")
@@ -207,7 +200,8 @@ class Story:
 class WitnessProcess:
     """The witness, a program of its own beside the stack."""
 
-    def __init__(self, program: Path, root_pid: int) -> None:
+    def __init__(self, program: Path, root_pid: int, *, patience_s: int = 60) -> None:
+        self._patience_s = patience_s
         self._program = program
         self._root_pid = root_pid
         self._process: subprocess.Popen[str] | None = None
@@ -224,6 +218,7 @@ class WitnessProcess:
             "node": NODE,
             "state": str(stack.node_state),
             "pid": str(self._root_pid),
+            "patience": str(self._patience_s),
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(

@@ -12,6 +12,9 @@ from appliance.core.state import (
 )
 from appliance.planner.decide import Decision
 
+_FAILURES_TO_GIVE_UP = 3
+"""An engine that served and crashed is worth waiting for; one that never comes up is not."""
+
 
 def status(
     desired: DesiredDeployment, decision: Decision, running: Mapping[str, ObservedReplica]
@@ -50,9 +53,11 @@ def cannot_start(found: DeploymentStatus) -> str:
     for condition in found.conditions:
         if condition.type in ("Verified", "Fits") and condition.status is Truth.FALSE:
             return condition.message
-    waiting = [e for e in found.engines if e.phase is Phase.BACKOFF]
-    if waiting and len(waiting) == len(found.engines):
-        return waiting[0].message
+    hopeless = [
+        e for e in found.engines if e.phase is Phase.BACKOFF and e.failures >= _FAILURES_TO_GIVE_UP
+    ]
+    if hopeless and len(hopeless) == len(found.engines):
+        return hopeless[0].message
     return ""
 
 

@@ -217,7 +217,7 @@ class _Keeper:
 
     def _ready(self) -> None:
         endpoint = str(self._paths.socket)
-        self._see(phase=Phase.READY, message="ready", endpoint=endpoint, log_tail=())
+        self._see(phase=Phase.READY, message="ready", endpoint=endpoint, log_tail=(), failures=0)
 
     async def _until_ready(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._profile.ready.start_s
@@ -312,6 +312,7 @@ class _Keeper:
             message=f"{self.replica.id} {why}",
             log_tail=tuple(logfile.tail(self._paths.log, _TAIL_LINES)),
             restarts=self._seen.restarts + 1,
+            failures=self._seen.failures + 1,
             retry_in_s=delay,
             endpoint=None,
             pid=None,

@@ -101,7 +101,7 @@ def test_all_findings_come_at_once_in_the_order_of_lines() -> None:
     ],
 )
 def test_what_is_not_a_document_is_refused_with_its_line(text: str, says: str) -> None:
-    with pytest.raises(BadDocumentError, match="x.yaml") as caught:
+    with pytest.raises(BadDocumentError, match=r"x\.yaml") as caught:
         reading.parse_yaml(text, "x.yaml")
     assert str(caught.value).startswith(says)
 
@@ -123,7 +123,8 @@ def test_a_site_and_a_bundle_definition_are_read() -> None:
     site = reading.parse_one(
         "{apiVersion: edge-appliance.dev/v1alpha1, kind: Site, metadata: {name: s}, spec:"
         " {timeZone: Europe/Zurich, electricity: {currency: CHF, perKilowattHour: 0.25},"
-        " gramsCo2PerKilowattHour: 35, disk: {store: 100Gi, floor: 2Gi}, retention: {audit: 365d}}}",
+        " gramsCo2PerKilowattHour: 35, disk: {store: 100Gi, floor: 2Gi},"
+        " retention: {audit: 365d}}}",
         "x",
         Site,
     )
