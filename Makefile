@@ -22,14 +22,14 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python scripts/docs --check
+	$(BIN)/python scripts/docs.py --check
 
 bench: $(STAMP)
 	@scripts/system-packages mosquitto
 	$(BIN)/python -m benchmarks.run $(ONLY)
 
 docs: $(STAMP)
-	$(BIN)/python scripts/docs
+	$(BIN)/python scripts/docs.py
 
 chaos-demo: $(STAMP)
 	@scripts/system-packages mosquitto

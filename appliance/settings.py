@@ -4,6 +4,7 @@ They are read from a TOML file, one table a group, and from the environment, whe
 ``APPLIANCE_GATEWAY_PORT=9000`` sets ``port`` of ``gateway``. Loading touches nothing else.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -138,8 +139,8 @@ def _checked(value: object, kind: type, where: str) -> object:
         value = float(value)
     if type(value) is not kind:
         raise BadDocumentError(f"settings: {where}: {value!r} is not {_WORDS[kind]}")
-    if isinstance(value, int | float) and value < 0:
-        raise BadDocumentError(f"settings: {where}: {value!r} is below zero")
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise BadDocumentError(f"settings: {where}: {value!r} is below zero, or without end")
     return value
 
 

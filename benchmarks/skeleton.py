@@ -23,7 +23,8 @@ from appliance.hardware.probe import machine
 from appliance.kit.clock import SystemClock
 from appliance.node.controller import Controller
 from appliance.node.loops import MachineWatch
-from appliance.runtime.process import ProcessDriver, ProcessSettings
+from appliance.runtime.keeper import ProcessSettings
+from appliance.runtime.process import ProcessDriver
 from appliance.wiring.node import open_node
 from benchmarks.measure import Row, cpu_s, disk_bytes, limit, pss_bytes, row, wall_s
 

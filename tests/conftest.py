@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.bundle import build as builder
-from appliance.bundle.sources import Fetcher
+from appliance.bundle.sources import Fetcher, describe
 from appliance.cli.bundle import cache_folder
 from tests.helpers.organisation import Node, Organisation
 
@@ -44,7 +44,7 @@ def demo_weights() -> Path:
     locked = builder.read_lock(definition)
     ((_, variant),) = definition.variants()
     fetcher = Fetcher(cache_folder(None), DEMO_BUNDLE.parent)
-    return fetcher.fetch(variant.source, locked[builder.describe(variant.source)]).path
+    return fetcher.fetch(variant.source, locked[describe(variant.source)]).path
 
 
 def need_root() -> None:

@@ -237,7 +237,7 @@ class Witness:
 
     def _judge_weights(self) -> list[str]:
         store = Path(self.options.state) / "store" / "blobs" / "sha256"
-        blobs = {(s.st_dev, s.st_ino): p for p in store.iterdir() if (s := p.stat())}
+        blobs = {(p.stat().st_dev, p.stat().st_ino): p for p in store.iterdir()}
         engines = list((Path(self.options.state) / "run" / "e").glob("*/*.sock"))
         findings = [] if engines else ["no engine runs"]
         proven: set[Path] = set()
@@ -294,7 +294,7 @@ class Witness:
         while True:
             try:
                 with urllib.request.urlopen(self.options.hub + path, timeout=10) as answer:
-                    return json.load(answer)
+                    return dict(json.load(answer))
             except OSError:
                 if time.monotonic() > deadline:
                     raise

@@ -7,6 +7,7 @@ record; never a blob or a catalogue row.
 
 import contextlib
 import datetime
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +119,7 @@ class Importer:
         return self._admit((name, version), packs, missing, by)  # step 14
 
     def _advance_root(self, bundle: BundleReader) -> None:
-        trusted = self._trust.root()
-        known = metadata.root_version(trusted)
-        for version, data in metadata.advance_root(trusted, bundle.roots(known)):
+        for version, data in metadata.advance_root(self._trust.root(), bundle.root):
             self._trust.add_root(version, data)
 
     def _director(self, bundle: BundleReader, verified: Verified) -> dict[str, bytes]:
@@ -152,7 +151,10 @@ class Importer:
         paths = release.get("targets")
         if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
             raise MalformedError(f"{path} does not list what belongs to it")
-        return [self._listed(verified, p) for p in paths]
+        wanted = [self._listed(verified, p) for p in dict.fromkeys(paths)]
+        if len({target.digest for target in wanted}) != len(wanted):
+            raise MalformedError(f"{path} calls one manifest by two names")
+        return wanted
 
     @staticmethod
     def _listed(verified: Verified, path: str) -> SignedTarget:
@@ -205,10 +207,12 @@ class Importer:
     def _check_header(self, pack: Pack) -> None:
         with self._store.blobs.open_received(pack.variant.weights) as file:
             header = read_header(file)
-        stated = (pack.variant.context_max, pack.variant.kv_bytes_per_token)
-        if stated != (header.context_length, header.kv_bytes_per_token):
+            size = os.fstat(file.fileno()).st_size  # what was here already was not copied
+        variant = pack.variant
+        stated = (variant.weights_bytes, variant.context_max, variant.kv_bytes_per_token)
+        if stated != (size, header.context_length, header.kv_bytes_per_token):
             raise MalformedError(
-                f"the manifest of {pack.variant.reference} describes another weight file"
+                f"the manifest of {variant.reference} describes another weight file"
             )
 
     def _admit(

@@ -25,7 +25,8 @@ FILEPATH = "org.cncf.model.filepath"
 OURS = "dev.edge-appliance.model"
 MAX_MANIFEST_BYTES = 4 << 20
 
-_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+"""A file's or a folder's name: nothing hidden, nothing that leads elsewhere, no name too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def read(path: str, manifest_digest: Digest, data: bytes) -> Pack:
         MalformedError: not a ModelPack manifest that this release takes.
     """
     parts = path.split("/")
-    if len(parts) != 5 or parts[0] != "models":
+    if len(parts) != 5 or parts[0] != "models" or not all(_FILE.fullmatch(p) for p in parts):
         raise MalformedError(f"{path} is not models/PUBLISHER/NAME/VERSION/VARIANT")
     manifest = wire.loads(data, what=f"the manifest of {path}")
     if "manifests" in manifest or manifest.get("mediaType") != MANIFEST_TYPE:
@@ -127,8 +128,8 @@ def read(path: str, manifest_digest: Digest, data: bytes) -> Pack:
         raise MalformedError(f"{path} does not have exactly one layer of weights")
     config = _descriptor(manifest.get("config"), CONFIG_TYPE, path)
     weights = _descriptor(layers[0], WEIGHT_TYPE, path)
-    file = str(_annotations(layers[0]).get(FILEPATH))
-    if not _FILE.fullmatch(file):
+    file = _annotations(layers[0]).get(FILEPATH)
+    if not isinstance(file, str) or not _FILE.fullmatch(file):
         raise MalformedError(f"{path}: {file!r} is not a plain file name")
     notes = _annotations(manifest)
     variant = Variant(

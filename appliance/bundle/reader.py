@@ -1,11 +1,12 @@
 """A bundle's files, read as from an untrusted medium: capped, and never through a link."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from appliance.cache.blobs import open_regular
+from appliance.cache.blobs import open_regular, read_some
 from appliance.core import wire
 from appliance.core.ids import Digest, hex_of
 from appliance.errors import (
@@ -17,7 +18,9 @@ from appliance.errors import (
 from appliance.trust.metadata import CAPS, RoleSet
 
 _MAX_HINT_BYTES = 1 << 20
-_MAX_ROOTS = 1024
+_MAX_VERSIONS = 1024
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 class BundleReader:
@@ -39,14 +42,12 @@ class BundleReader:
                 hint="name the folder that has bundle.json in it, and copy all of it",
             )
 
-    def roots(self, after: int) -> dict[int, bytes]:
-        """Return the roots that claim a version above ``after``, by that version."""
-        found = {}
-        for path in self._metadata("root"):
-            version = _version(path)
-            if version > after:
-                found[version] = self._read(path, CAPS["root"])
-        return found
+    def root(self, version: int) -> bytes | None:
+        """Return the root that claims this version, if there is one."""
+        try:
+            return self._read(self.folder / "tuf" / f"{version}.root.json", CAPS["root"])
+        except IncompleteError:
+            return None
 
     def roles(self) -> RoleSet:
         """Step 1: return timestamp, and the newest snapshot and targets, read once into memory.
@@ -61,14 +62,18 @@ class BundleReader:
         )
 
     def release(self) -> tuple[str, str]:
-        """Return the name and version that the unsigned hint claims; only to look them up."""
+        """Return the name and version that the unsigned hint claims; only to look them up.
+
+        Raises:
+            MalformedError: it names none. Other text of a stick never gets onto a screen.
+        """
         hint = wire.loads(
             self._read(self.folder / "bundle.json", _MAX_HINT_BYTES), what="bundle.json"
         )
         name, version = hint.get("name"), hint.get("version")
-        if not isinstance(name, str) or not isinstance(version, str):
+        if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in (name, version)):
             raise MalformedError("bundle.json names no bundle and version")
-        return name, version
+        return str(name), str(version)
 
     def document(self, digest: Digest, length: int, cap: int) -> bytes:
         """Return a small blob whose bytes are the signed ones.
@@ -80,7 +85,7 @@ class BundleReader:
         if length > cap:
             raise MalformedError(f"{digest} is signed with {length} bytes, more than {cap}")
         with self.open_blob(digest) as file:
-            data = file.read(length + 1)
+            data = read_some(file, length + 1, what=digest)
         if hashlib.sha256(data).hexdigest() != hex_of(digest):
             raise CorruptError(
                 f"{digest} in the bundle holds other bytes than those that were signed",
@@ -103,9 +108,9 @@ class BundleReader:
 
     def _metadata(self, role: str) -> Iterator[Path]:
         for number, path in enumerate(sorted((self.folder / "tuf").glob(f"*.{role}.json"))):
-            if number >= _MAX_ROOTS:
-                raise MalformedError(f"more than {_MAX_ROOTS} files of {role} metadata")
-            if path.name.split(".")[0].isascii() and path.name.split(".")[0].isdigit():
+            if number >= _MAX_VERSIONS:
+                raise MalformedError(f"more than {_MAX_VERSIONS} files of {role} metadata")
+            if _NUMBER.fullmatch(path.name.removesuffix(f".{role}.json")):
                 yield path
 
     def _newest(self, role: str) -> Path:
@@ -117,7 +122,7 @@ class BundleReader:
     def _read(self, path: Path, cap: int) -> bytes:
         try:
             with open_regular(path) as file:
-                data = file.read(cap + 1)
+                data = read_some(file, cap + 1, what=path.name)
         except FileNotFoundError as error:
             raise IncompleteError(f"the bundle lacks {path.name}") from error
         if len(data) > cap:
@@ -126,7 +131,4 @@ class BundleReader:
 
 
 def _version(path: Path) -> int:
-    text = path.name.split(".")[0]
-    if len(text) > 9:
-        raise MalformedError(f"{path.name} claims a version that no role reaches")
-    return int(text)
+    return int(path.name.split(".")[0])

@@ -68,7 +68,8 @@ class BlobStore:
         target = self._part(digest)
         with translated(f"writing {target}"):
             try:
-                with target.open("wb") as file:
+                target.unlink(missing_ok=True)  # a killed import left it, read-only by then
+                with target.open("xb") as file:
                     self._copy(source, file, digest, length, progress)
                     file.flush()
                     os.fsync(file.fileno())
@@ -120,20 +121,35 @@ class BlobStore:
         hasher = hashlib.sha256()
         left = length
         while left:
-            chunk = source.read(min(CHUNK, left))
+            chunk = read_some(source, min(CHUNK, left), what=digest)
             if not chunk:
                 raise CorruptError(f"{digest} ends {left} bytes before its signed length")
             hasher.update(chunk)
             file.write(chunk)
             left -= len(chunk)
             progress(len(chunk))
-        if source.read(1):
+        if read_some(source, 1, what=digest):
             raise CorruptError(f"{digest} is longer than its signed length of {length} bytes")
         if hasher.hexdigest() != hex_of(digest):
             raise CorruptError(
                 f"{digest} holds other bytes than those that were signed",
                 hint="the medium or the copy is damaged: copy the bundle again, or ask for another",
             )
+
+
+def read_some(source: BinaryIO, count: int, *, what: str) -> bytes:
+    """Read from a medium that may be failing, as sticks do.
+
+    Raises:
+        CorruptError: it would not give its bytes; that is no fault of the disk they go to.
+    """
+    try:
+        return source.read(count)
+    except OSError as error:
+        raise CorruptError(
+            f"{what} cannot be read: {error.strerror}",
+            hint="the medium is damaged: copy the bundle again, or ask for another",
+        ) from error
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -11,7 +11,8 @@ def add(db: sqlite3.Connection, variant: Variant, at: str) -> bool:
     """Add a variant inside somebody's transaction; return False when it was there already.
 
     A name, version and variant that come with another digest replace the old row: both were
-    approved, and the newest signed list says which it is.
+    approved, and the newest signed list says which it is. So does a digest that comes under
+    another name.
     """
     row = db.execute(
         "SELECT manifest FROM variants WHERE model = ? AND version = ? AND name = ?",
@@ -20,8 +21,8 @@ def add(db: sqlite3.Connection, variant: Variant, at: str) -> bool:
     if row is not None and row[0] == variant.manifest:
         return False
     db.execute(
-        "DELETE FROM variants WHERE model = ? AND version = ? AND name = ?",
-        (variant.model, variant.version, variant.name),
+        "DELETE FROM variants WHERE manifest = ? OR (model = ? AND version = ? AND name = ?)",
+        (variant.manifest, variant.model, variant.version, variant.name),
     )
     body = wire.dumps(variant.to_wire()).decode()
     db.execute(

@@ -46,7 +46,7 @@ class ModelStore:
                 f"the weights of {variant.reference} are not in the store",
                 hint="import the bundle that brings them again",
             ) from error
-        with contextlib.suppress(FileNotFoundError):
+        with translated(f"looking at {link}"), contextlib.suppress(FileNotFoundError):
             if os.path.samestat(link.stat(), wanted):
                 return link
         with translated(f"linking {link}"):

@@ -69,7 +69,8 @@ def _verdict(found: dict[str, Any]) -> str:
 
 def _engine(engine: dict[str, Any]) -> str:
     lines = [
-        f"  {engine['id']}: {engine['message']}, pid {engine['pid'] or 'none'}, "
+        f"  {engine['id']}: {engine['message']}, {engine['launcher'] or 'no engine'}, "
+        f"pid {engine['pid'] or 'none'}, "
         f"{format_bytes(engine['memory_bytes'])} resident, "
         f"limit by {engine['memory_limit'] or 'not known'}, {engine['restarts']} restarts",
     ]

@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from appliance.core.wire import MAX_INTEGER
 from appliance.errors import MalformedError
 
 MAX_HEADER_BYTES = 64 << 20
@@ -123,12 +124,13 @@ def _header(found: dict[str, Value]) -> GgufHeader:
     width = whole("embedding_length")
     key_size = whole("attention.key_length")
     if key_size is None and width is not None and heads is not None:
-        key_size = width // heads
+        key_size = width // heads or None  # a cache of 0 bytes would be a guess, and a low one
     value_size = whole("attention.value_length") or key_size
     sizes = (layers, kv_heads, key_size, value_size)
     per_token = None if None in sizes else _kv_bytes(*(size or 0 for size in sizes))
     return GgufHeader(prefix or None, whole("context_length"), layers, per_token)
 
 
-def _kv_bytes(layers: int, kv_heads: int, key_size: int, value_size: int) -> int:
-    return layers * kv_heads * (key_size + value_size) * _F16_BYTES
+def _kv_bytes(layers: int, kv_heads: int, key_size: int, value_size: int) -> int | None:
+    found = layers * kv_heads * (key_size + value_size) * _F16_BYTES
+    return found if found < MAX_INTEGER else None  # more can be said neither in JSON nor in SQLite

@@ -42,7 +42,7 @@ class Variant:
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> "Variant":
         """Return what ``to_wire`` wrote; fields of a later release are ignored."""
-        known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
+        known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
         return cls(**{**known, "capabilities": tuple(known["capabilities"])})
 
 
@@ -70,4 +70,5 @@ class Replica:
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> "Replica":
         """Return what ``to_wire`` wrote."""
-        return cls(**{**data, "variant": Variant.from_wire(data["variant"])})
+        known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
+        return cls(**{**known, "variant": Variant.from_wire(data["variant"])})

@@ -80,13 +80,13 @@ def _finding(error: Any, found: yamldoc.YamlDocument, schema: dict[str, Any], fi
     if error["type"] == "extra_forbidden":
         return f"{prefix}: unknown field; allowed here: {_fields(schema, path[:-1])}"
     if error["type"] == "missing":
-        return f"{prefix}: is required: {_allowed(_at(schema, path))}"
+        return f"{prefix}: is required: {allowed(_at(schema, path))}"
     if error["type"] == "value_error":
         return f"{prefix}: {error['ctx']['error']}"
-    return f"{prefix}: {error['input']!r} is not allowed; allowed: {_allowed(_at(schema, path))}"
+    return f"{prefix}: {error['input']!r} is not allowed; allowed: {allowed(_at(schema, path))}"
 
 
-def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+def resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     """Follow a reference, and take the one branch of an optional field that is not null."""
     while True:
         if "$ref" in node:
@@ -100,12 +100,12 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at(schema: dict[str, Any], path: yamldoc.Path) -> dict[str, Any]:
-    node = _resolve(schema, schema)
+    node = resolve(schema, schema)
     for part in path:
         below = node.get("items", {}) if isinstance(part, int) else None
         if below is None:
             below = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
-        node = _resolve(schema, below)
+        node = resolve(schema, below)
     return node
 
 
@@ -113,7 +113,8 @@ def _fields(schema: dict[str, Any], path: yamldoc.Path) -> str:
     return ", ".join(_at(schema, path).get("properties", {})) or "none"
 
 
-def _allowed(node: dict[str, Any]) -> str:
+def allowed(node: dict[str, Any]) -> str:
+    """Return in words what a field takes, from its JSON schema."""
     if "const" in node:
         return str(node["const"])
     if "enum" in node:

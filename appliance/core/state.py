@@ -54,6 +54,7 @@ class ObservedReplica:
     revision: str
     phase: Phase
     endpoint: str | None = None
+    launcher: str = ""
     pid: int | None = None
     restarts: int = 0
     failures: int = 0

@@ -79,11 +79,15 @@ def take(data: bytes, offset: int, *, finished: bool) -> Taken:
     """Return the records that end behind ``offset`` of a spool file's whole content.
 
     With ``finished`` (nobody writes it any more) what is still open is returned as cut, and a last
-    line without its end is passed over: it was never complete, so it never counted.
+    line without its end is passed over: it was never complete, so it never counted. The offset is
+    then one behind the file's end, and from there nothing is returned again: who is killed before
+    the file is removed must not count its cut requests twice.
 
     Raises:
         MalformedError: a complete line is not a usage fact.
     """
+    if offset > len(data):
+        return Taken((), offset)
     whole = data[: data.rfind(b"\n") + 1]
     still_open: dict[str, dict[str, Any]] = {}
     records: list[dict[str, Any]] = []
@@ -99,7 +103,7 @@ def take(data: bytes, offset: int, *, finished: bool) -> Taken:
         position += len(line)
     if finished:
         records.extend(_cut(still_open.values()))
-        return Taken(tuple(records), len(whole))
+        return Taken(tuple(records), len(data) + 1)
     return Taken(tuple(records), max(len(whole), offset), still_open)
 
 
@@ -110,6 +114,8 @@ def _cut(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 def _fact(line: bytes) -> tuple[str, dict[str, Any]]:
     fact = wire.loads(line, what="a line of the usage spool")
     phase, record = fact.get("phase"), fact.get("record")
-    if phase not in ("begin", "end") or not isinstance(record, dict) or "id" not in record:
+    if phase not in ("begin", "end") or not isinstance(record, dict):
         raise MalformedError("a line of the usage spool is neither a begin nor an end")
+    if not isinstance(record.get("id"), str) or not isinstance(record.get("at"), str):
+        raise MalformedError("a line of the usage spool does not say which request, or when")
     return phase, record

@@ -1,10 +1,11 @@
 """JSON that crosses a process: strict to read, canonical to write.
 
 A signature covers bytes, not meaning, so two readers must never see two meanings in one text:
-duplicate keys, NaN and integers that do not survive a double are refused.
+duplicate keys, NaN, numbers that do not survive a double and halves of characters are refused.
 """
 
 import json
+import math
 from typing import Any
 
 from appliance.errors import MalformedError
@@ -23,16 +24,20 @@ def loads(data: bytes, *, what: str) -> dict[str, Any]:
     """Return the JSON object in ``data``; ``what`` names it in errors.
 
     Raises:
-        MalformedError: not UTF-8, not one JSON object, a key given twice, NaN, or an integer
-            of 2**53 or more.
+        MalformedError: not UTF-8, not one JSON object, a key given twice, NaN, a number beyond
+            a double, an integer of 2**53 or more, or half of a surrogate pair.
     """
     try:
+        text = data.decode("utf-8")
         value = json.loads(
-            data.decode("utf-8"),
+            text,
             object_pairs_hook=_no_duplicates,
             parse_constant=_no_constant,
             parse_int=_bounded,
+            parse_float=_finite,
         )
+        if "\\u" in text:
+            dumps(value)  # half of a surrogate pair could be read here, and written nowhere
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"{what} is not strict JSON: {error}") from error
     if not isinstance(value, dict):
@@ -51,6 +56,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:20]} is beyond a double")
+    return number
 
 
 def _bounded(text: str) -> int:

@@ -82,8 +82,7 @@ class _Reader:
         self.lines.setdefault(path, line)
         if self._nodes > _MAX_NODES:
             raise BadDocumentError(f"{self._filename}:{line}: more than {_MAX_NODES} values")
-        if node.tag.rpartition(":")[2] not in _TAGS:
-            raise BadDocumentError(f"{self._filename}:{line}: the tag {node.tag} is not allowed")
+        self._require_untagged(node)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -93,6 +92,17 @@ class _Reader:
         except ValueError as error:
             raise BadDocumentError(f"{self._filename}:{line}: {error}") from error
 
+    def _require_untagged(self, node: yaml.Node) -> None:
+        """Refuse a tag that somebody wrote: PyYAML believes it, whatever the value looks like."""
+        unquoted = getattr(node, "style", None) is None
+        implicit = (unquoted, not unquoted) if isinstance(node, yaml.ScalarNode) else True
+        plain: str = self._loader.resolve(  # type: ignore[no-untyped-call]
+            type(node), node.value, implicit
+        )
+        if node.tag != plain or plain.rpartition(":")[2] not in _TAGS:
+            where = f"{self._filename}:{node.start_mark.line + 1}"
+            raise BadDocumentError(f"{where}: the tag {node.tag} is not allowed")
+
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -101,6 +111,7 @@ class _Reader:
             where = f"{self._filename}:{line}"
             if not isinstance(key, str):
                 raise BadDocumentError(f"{where}: a key must be a plain word")
+            self._require_untagged(key_node)
             if key in found:
                 raise BadDocumentError(f"{where}: {key!r} stands twice in the same place")
             self.lines[*path, key] = line

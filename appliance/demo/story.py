@@ -68,13 +68,13 @@ class Story:
         with step("Bundle built and signed: ") as add:
             built = stack.build(definition, cache, lambda _what, _done, _total: None)
             add(f"{', '.join(built.models)}, {format_bytes(built.size)}")
-        with step("Broker, hub, node and gateway are up, on loopback only"):
+        with step("Broker, hub, node and gateway are up, on loopback only; the hub knows the node"):
             stack.start()
+            stack.admit()
         with step("Bundle verified and imported: ") as add:
             done = stack.import_bundle(built.folder)
             add(f"{format_bytes(done['copied_bytes'])} copied, every blob by its digest")
-        with step("Hub knows the node, and asks it for a deployment: ") as add:
-            stack.admit()
+        with step("Hub asks the node for a deployment: ") as add:
             generation = stack.ask_through_hub(deployment(replicas=1))
             stack.wait("the deployment", lambda: stack.is_ready(DEPLOYMENT, 1))
             add(f"generation {generation} serves")

@@ -34,6 +34,8 @@ CAPABILITY = {
 }
 _LOOK_S = 0.025
 _MOST_TRIES = 2
+_LONGEST_MODEL = 256
+"""The name goes into the usage record, which must stay small and be text that can be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,8 @@ def _asked(body: bytes) -> tuple[str, bool]:
     model = found.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "missing_model", "the request names no model", param="model")
+    if len(model) > _LONGEST_MODEL or not model.isprintable():
+        raise ApiError(404, "model_not_found", "no model has a name like this", param="model")
     return model, found.get("stream") is True
 
 

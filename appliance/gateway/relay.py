@@ -70,7 +70,8 @@ async def break_off(exchange: Exchange, served: Served, error: EngineGoneError) 
     """Tell a caller whose stream has begun that the rest will not come."""
     served.note(outcome=Outcome.CUT)
     problem = ApiError(502, "engine_failed", f"the answer broke off: {error}")
-    await exchange.chunk(problem.event(), more=False)
+    # The blank line ends an event that the engine left unfinished, or else means nothing.
+    await exchange.chunk(b"\n\n" + problem.event(), more=False)
 
 
 async def _pass_on(exchange: Exchange, socket: str, body: bytes, served: Served) -> None:
@@ -87,14 +88,20 @@ async def _pass_on(exchange: Exchange, socket: str, body: bytes, served: Served)
 async def _pass_stream(exchange: Exchange, answer: EngineAnswer, served: Served) -> None:
     tail = StreamTail()
     async for chunk in answer.body():
-        if not exchange.began:
-            served.note(status=answer.status)
-            await exchange.begin(answer.status, answer.headers)
+        await _begin(exchange, answer, served)
         served.first_byte()
         tail.feed(chunk)
         await exchange.chunk(chunk, more=True)
+    await _begin(exchange, answer, served)
     await exchange.chunk(b"", more=False)
     served.end(answer.status, tail.count())
+
+
+async def _begin(exchange: Exchange, answer: EngineAnswer, served: Served) -> None:
+    """Send the head only once the body has begun or is over: until then another may be asked."""
+    if not exchange.began:
+        served.note(status=answer.status)
+        await exchange.begin(answer.status, answer.headers)
 
 
 async def _pass_whole(exchange: Exchange, answer: EngineAnswer, served: Served) -> None:

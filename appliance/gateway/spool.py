@@ -29,8 +29,13 @@ class _File:
         hidden = folder / f".{name}"
         with translated(f"making a usage spool in {folder}"):
             self._descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            hidden.rename(folder / name)  # seen only once it is locked
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                hidden.rename(folder / name)  # seen only once it is locked
+            except BaseException:
+                os.close(self._descriptor)
+                hidden.unlink(missing_ok=True)
+                raise
         self.open = 0
         self.size = 0
 
@@ -69,8 +74,9 @@ class UsageSpool:
         if self._file.size > _ROTATE_BYTES:
             with contextlib.suppress(Exception):  # a full disk: the old file has to do
                 fresh = _File(self._folder)
-                self._retire(self._file)
+                self._old.add(self._file)
                 self._file = fresh
+                self._let_go()
         file = self._file
         file.open += 1
         self._put(file, begin_line(record))
@@ -79,22 +85,27 @@ class UsageSpool:
     def close(self) -> None:
         """Let go of all files; requests that are open count as cut."""
         self._flush()
-        for file in {self._file, *self._old}:
+        if self._syncing is not None:
+            self._syncing.cancel()
+        files = [self._file, *self._old]
+        _sync_quietly(files)
+        for file in files:
             file.close()
 
     def end(self, file: _File, record: UsageRecord) -> None:
         """Note that a request is over."""
         self._put(file, end_line(record))
         file.open -= 1
-        if file in self._old and file.open == 0 and not self._waiting:
-            self._old.discard(file)
-            file.close()
+        self._let_go()
 
-    def _retire(self, file: _File) -> None:
-        if file.open == 0:
-            file.close()
-        else:
-            self._old.add(file)
+    def _let_go(self) -> None:
+        """Close the old files to which nothing more will be written."""
+        if self._old:
+            waited_for = {file for file, _ in self._waiting}
+            for file in [f for f in self._old if f.open == 0 and f not in waited_for]:
+                self._old.discard(file)
+                _sync_quietly([file])
+                file.close()
 
     def _put(self, file: _File, line: bytes) -> None:
         self._waiting.append((file, line))
@@ -119,9 +130,9 @@ class UsageSpool:
     def _sync(self) -> None:
         """Make facts survive a power cut, on a thread, for many requests at once."""
         self._syncing = None
-        file = self._file
+        files = [self._file, *self._old]
         with contextlib.suppress(RuntimeError):  # the loop is about to end
-            asyncio.get_running_loop().run_in_executor(None, _sync_quietly, file)
+            asyncio.get_running_loop().run_in_executor(None, _sync_quietly, files)
 
 
 class OpenUsage:
@@ -136,8 +147,9 @@ class OpenUsage:
         self._spool.end(self._file, record)
 
 
-def _sync_quietly(file: _File) -> None:
+def _sync_quietly(files: list[_File]) -> None:
     try:
-        file.sync()
+        for file in files:
+            file.sync()
     except OSError as error:
         log.error("usage facts may not survive a power cut: %s", error)

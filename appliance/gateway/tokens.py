@@ -6,7 +6,8 @@ event of a stream although nobody asked for usage.
 
 import json
 from dataclasses import dataclass
-from typing import Any
+
+from appliance.core.wire import MAX_INTEGER
 
 _KEEP = 64 << 10
 
@@ -41,20 +42,24 @@ def count(answer: bytes) -> TokenCount:
     """Return what an answer, or one event of a stream, says of its tokens."""
     try:
         found = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return TokenCount()
     if not isinstance(found, dict):
         return TokenCount()
     usage, timings = found.get("usage"), found.get("timings")
     if isinstance(usage, dict):
-        return TokenCount(_whole(usage, "prompt_tokens"), _whole(usage, "completion_tokens"))
+        return TokenCount(
+            _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
+        )
     if isinstance(timings, dict):
-        fresh, cached = _whole(timings, "prompt_n"), _whole(timings, "cache_n")
-        prompt = None if fresh is None else fresh + (cached or 0)
-        return TokenCount(prompt, _whole(timings, "predicted_n"))
+        fresh, cached = _whole(timings.get("prompt_n")), _whole(timings.get("cache_n"))
+        prompt = None if fresh is None else _whole(fresh + (cached or 0))
+        return TokenCount(prompt, _whole(timings.get("predicted_n")))
     return TokenCount()
 
 
-def _whole(found: dict[str, Any], name: str) -> int | None:
-    value = found.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _whole(value: object) -> int | None:
+    """Return a number that can be a count; an engine's nonsense must not spoil the usage spool."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < MAX_INTEGER else None

@@ -32,7 +32,7 @@ def read_host(root: Path = Path("/")) -> Host:
         parse_cpu_model(cpuinfo or ""),
         _smaller(float(len(os.sched_getaffinity(0))), quota),
         _smaller(meminfo.get("MemTotal"), limit),
-        meminfo.get("MemAvailable"),
+        _smaller(meminfo.get("MemAvailable"), limit),
     )
 
 
@@ -58,9 +58,10 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 def parse_limit(text: str | None) -> int | None:
     """Return a memory limit of either cgroup version in bytes; None when there is none."""
-    if text is None or not text.strip().isdigit():
+    digits = (text or "").strip()
+    if not digits.isdigit():
         return None
-    limit = int(text)
+    limit = int(digits)
     return limit if limit < _UNLIMITED_V1 else None
 
 
@@ -96,6 +97,6 @@ def _smaller(one: N | None, other: N | None) -> N | None:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return None

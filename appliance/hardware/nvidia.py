@@ -36,7 +36,9 @@ def survey() -> GpuSurvey:
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    handle = _said(nvml, lambda: nvml.nvmlDeviceGetHandleByIndex(index))
+    if handle is None:  # fell off the bus: it is there, and nothing is known of it
+        return Gpu(f"index-{index}", None, None, None, None)
     memory = _said(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     uuid = _said(nvml, lambda: _text(nvml.nvmlDeviceGetUUID(handle)))
     return Gpu(

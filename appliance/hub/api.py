@@ -28,6 +28,7 @@ from appliance.trust.keys import public_key
 
 _WEB = Path(__file__).parent / "web"
 _MOST_RECORDS = 1000
+_MOST_DIGITS = 15
 _POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'"
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -155,8 +156,8 @@ class HubApi:
     async def _records(self, request: Request) -> Response:
         name, query = _name(request), request.query_params
         stream, after = query.get("stream", "usage"), query.get("after", "0")
-        if not after.isdecimal():
-            raise UsageError(f"after is {after!r}, not a number")
+        if not after.isdecimal() or len(after) > _MOST_DIGITS:
+            raise UsageError(f"after is {after[:20]!r}, not a number of {_MOST_DIGITS} digits")
         found = self.db.read(lambda db: store.records(db, name, stream, int(after), _MOST_RECORDS))
         return JSONResponse({"stream": stream, "records": found})
 

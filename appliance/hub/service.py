@@ -5,14 +5,14 @@ Everything is retained or sent again, so a hub or a broker that was killed loses
 
 import asyncio
 import datetime
-import json
 import logging
 from collections.abc import Awaitable
 from functools import partial
 from typing import TypeVar
 
+from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, MalformedError, PeerUnreachableError, RefusedError
+from appliance.errors import ApplianceError, MalformedError, RefusedError
 from appliance.hub import store
 from appliance.hub.identity import HubIdentity
 from appliance.hub.store import Ask, NodeRow
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _DESIRED_LIFETIME = datetime.timedelta(days=180)
 _ACK_LIFETIME = datetime.timedelta(days=30)
+_MOST_LINK_BYTES = 4096
 _MOST_AT_ONCE = 200
 _GATHER_S = 0.02
 
@@ -54,7 +55,7 @@ class HubService:
         while True:
             try:
                 await self._connected()
-            except PeerUnreachableError as error:
+            except ApplianceError as error:  # also a full disk: the API goes on, and so do we
                 log.info("%s", error)
             else:
                 delays = full_jitter(0.2, 2.0)
@@ -115,15 +116,18 @@ class HubService:
             await self._refuse(upward, message.topic, error)
         except ApplianceError as error:
             log.warning("%s: %s", message.topic, error)
+        except Exception:  # one node's message must not end the service of all the others
+            log.exception("could not take in what came on %s", message.topic)
         return None
 
     async def _link(self, row: NodeRow, payload: bytes) -> None:
-        try:
-            link = json.loads(payload)
-        except ValueError:
+        if len(payload) > _MOST_LINK_BYTES:
             return
-        if isinstance(link, dict) and len(payload) < 4096:
-            await self._write(lambda db: store.set_link(db, row.node, link))
+        try:
+            link = wire.loads(payload, what=f"the link of {row.node}")
+        except MalformedError:
+            return
+        await self._write(lambda db: store.set_link(db, row.node, link))
 
     async def _reported(self, row: NodeRow, payload: bytes) -> None:
         now = self._clock.utc()

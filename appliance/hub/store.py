@@ -14,7 +14,7 @@ from appliance.sync.batch import Batch
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """One node as the hub knows it; ``heard_at`` is the hub's own time, UTC."""
+    """One node as the hub knows it; ``heard_at``: when it last reported, in the hub's own time."""
 
     node: str
     key: str
@@ -104,7 +104,8 @@ def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
     """Commit a batch if it is the next one of its stream; return whether it was.
 
     A batch that was committed before is a repetition, and one that comes too early will come
-    again: neither changes anything.
+    again: neither changes anything. When a node was last heard is said by its reports alone, for
+    anybody who has a batch can hold it back or repeat it.
 
     Raises:
         EquivocationError: it does not continue what was committed.
@@ -114,7 +115,6 @@ def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
         (name, batch.epoch, batch.stream),
     ).fetchone()
     upto, previous = (0, "") if last is None else (int(last[0]), str(last[1]))
-    db.execute("UPDATE nodes SET heard_at = ? WHERE node = ?", (at, name))
     if batch.first > upto + 1:
         return False
     where = (name, batch.epoch, batch.stream)

@@ -1,7 +1,7 @@
 """What a person sees of a node. Pure.
 
 Ready is only what the node itself signed a short while ago; a node that has not been heard is
-stale, whatever it said last.
+stale, whatever it said last. A node that signs nonsense harms the view of nobody else.
 """
 
 import datetime
@@ -46,7 +46,8 @@ def view(
 ) -> NodeView:
     """Return what is to be said of a node now."""
     reported = row.reported or {}
-    deployments = reported.get("deployments") or []
+    said = _mappings(reported.get("deployments"))
+    deployments = [d for d in said if isinstance(d.get("name"), str)]
     state, why = _state(row, deployments, now, heartbeat_s)
     return NodeView(
         node=row.node,
@@ -54,8 +55,8 @@ def view(
         why=why,
         heard_at=row.heard_at,
         generation=generation,
-        applied=(reported.get("applied") or {}).get("generation"),
-        drift=dict(reported.get("drift") or {}),
+        applied=_mapping(reported.get("applied")).get("generation"),
+        drift={name: str(why) for name, why in _mapping(reported.get("drift")).items()},
         deployments=deployments,
         gpus=_gpus(reported),
         connected=None if row.link is None else bool(row.link.get("online")),
@@ -70,6 +71,8 @@ def _state(
     silent = (now - parse_rfc3339(row.heard_at)).total_seconds()
     if silent > STALE_AFTER_HEARTBEATS * heartbeat_s:
         return State.STALE, f"stale since {row.heard_at}, {format_duration(silent)} ago"
+    if row.reported.get("deployments") != deployments:
+        return State.DEGRADED, "it reports deployments in a form that is not known here"
     failing = [d["name"] for d in deployments if not _is_ready(d)]
     if failing:
         return State.DEGRADED, f"not ready: {', '.join(failing)}"
@@ -77,13 +80,20 @@ def _state(
 
 
 def _is_ready(deployment: dict[str, Any]) -> bool:
-    conditions = deployment.get("conditions") or []
+    conditions = _mappings(deployment.get("conditions"))
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
 def _gpus(reported: dict[str, Any]) -> str:
-    survey = (reported.get("machine") or {}).get("gpus") or {}
-    gpus = survey.get("gpus")
-    if gpus is None:
+    gpus = _mapping(_mapping(reported.get("machine")).get("gpus")).get("gpus")
+    if not isinstance(gpus, list):
         return "not known"
-    return ", ".join(str(g.get("name") or "not known") for g in gpus) or "none"
+    return ", ".join(str(g.get("name") or "not known") for g in _mappings(gpus)) or "none"
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: object) -> list[dict[str, Any]]:
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []

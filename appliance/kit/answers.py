@@ -42,7 +42,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     """
     try:
         found = json.loads(await request.body())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError("the request is not JSON") from error
     if not isinstance(found, dict):
         raise UsageError("the request is not a JSON object")

@@ -37,8 +37,8 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise UsageError(f"{host!r} is not an address: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"{host!r} is not an address: {_why(error)}") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -52,7 +52,10 @@ def listen_tcp(host: str, port: int) -> socket.socket:
                 f"port {port} on {host} is in use by another program",
                 hint=f"name another with --port, or find it: ss -ltnp 'sport = :{port}'",
             ) from error
-        raise UsageError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise UsageError(f"cannot listen on {host} port {port}: {_why(error)}") from error
+    except OverflowError as error:
+        sock.close()
+        raise UsageError(f"{port} is not a port", hint="ports go from 0 to 65535") from error
     return sock
 
 
@@ -70,11 +73,14 @@ def listen_unix(path: Path, mode: int) -> socket.socket:
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
-        why = error.strerror or str(error)
         raise StateUnusableError(
-            f"cannot make the socket {path}: {why}", hint="use a shorter state folder"
+            f"cannot make the socket {path}: {_why(error)}", hint="use a shorter state folder"
         ) from error
     return sock
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def unix_peer(sock: socket.socket) -> Peer | None:
@@ -107,6 +113,7 @@ async def serve(app: Any, sock: socket.socket, *, grace_s: int = 5) -> None:
         app,
         http=_PeerProtocol,
         ws="none",
+        proxy_headers=False,
         lifespan="off",
         log_config=None,
         log_level="warning",

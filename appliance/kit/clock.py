@@ -42,9 +42,12 @@ def parse_rfc3339(text: str) -> datetime.datetime:
     """Return the time in ``text``.
 
     Raises:
-        ValueError: not an RFC 3339 time with a zone.
+        ValueError: not an RFC 3339 time with a zone, or one that is before year 1 in UTC.
     """
     moment = datetime.datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
-    return moment.astimezone(datetime.UTC)
+    try:
+        return moment.astimezone(datetime.UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is out of range in UTC") from error

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlite_utils import Migrations
 
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, StateUnusableError
 from appliance.kit import db as kit_db
 from appliance.kit.files import fsync_folder
 
@@ -50,6 +50,8 @@ class GroupCommit:
         fsync_folder(path.parent)
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
+        self._closed = False
+        self._handing_in = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name=path.stem, daemon=True)
         self._writer.start()
@@ -62,10 +64,15 @@ class GroupCommit:
 
         Returns:
             A future with what ``effect`` returned, done after the commit survives a power cut.
-            It holds NoSpaceError when the disk is full, and what ``effect`` raised.
+            It holds NoSpaceError when the disk is full, StateUnusableError after ``close``, and
+            what ``effect`` raised.
         """
         done: Future[T] = Future()
-        self._jobs.put(_Job(effect, done))
+        with self._handing_in:
+            if self._closed:
+                done.set_exception(StateUnusableError(f"{self._path} is closed"))
+            else:
+                self._jobs.put(_Job(effect, done))
         return done
 
     def read(self, query: Effect[T]) -> T:
@@ -78,12 +85,15 @@ class GroupCommit:
 
     def close(self) -> None:
         """Commit what was handed in, then stop; idempotent."""
-        if self._writer.is_alive():
+        with self._handing_in:  # nothing may come behind the end, where nobody would answer it
+            if self._closed:
+                return
+            self._closed = True
             self._jobs.put(None)
-            self._writer.join()
-            for reader in self._open_readers:
-                reader.close()
-            self._db.close()
+        self._writer.join()
+        for reader in self._open_readers:
+            reader.close()
+        self._db.close()
 
     def _write(self) -> None:
         ending = False
@@ -122,15 +132,18 @@ class GroupCommit:
                 job.done.set_result(result)
             else:
                 job.done.set_exception(failure)
-        self.on_commit()
+        try:
+            self.on_commit()
+        except Exception:
+            log.exception("who waits for commits could not be told of one")
 
     def _run(self, job: _Job[Any]) -> tuple[Any, Exception | None]:
         self._db.execute("SAVEPOINT job")
         try:
             result = job.effect(self._db)
-        except sqlite3.OperationalError:
-            raise  # the disk or the file, not this effect: nobody's changes can be kept
         except Exception as error:
+            if _is_of_the_file(error):
+                raise  # not of this effect: nobody's changes can be kept
             if not isinstance(error, ApplianceError):
                 log.exception("an effect failed and was taken back")
             self._db.execute("ROLLBACK TO job")
@@ -138,3 +151,10 @@ class GroupCommit:
             return None, error
         self._db.execute("RELEASE job")
         return result, None
+
+
+def _is_of_the_file(error: Exception) -> bool:
+    """Whether the disk or the file failed, and not a statement that makes no sense."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    return kit_db.error_name(error) not in ("", "SQLITE_ERROR")

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from sqlite_utils import Database, Migrations
 
 from appliance.errors import NoSpaceError, StateUnusableError
+from appliance.kit import files
 
 
 @contextlib.contextmanager
@@ -26,23 +27,27 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorname == "SQLITE_FULL":
+        name = error_name(error)
+        if name == "SQLITE_FULL":
             raise NoSpaceError(
                 f"no space left for {path}", hint="free some space there, then try again"
             ) from error
-        if error.sqlite_errorname.startswith(
-            ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_PERM")
-        ):
+        if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_PERM")):
             raise StateUnusableError(
                 f"{path}: {error}", hint="check that its folder is writable by this user"
             ) from error
         raise
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        if error_name(error) in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
             raise StateUnusableError(
                 f"{path} is damaged: {error}", hint="restore it from a backup"
             ) from error
         raise
+
+
+def error_name(error: sqlite3.Error) -> str:
+    """Return SQLite's name of an error; empty when Python's module raised it on its own account."""
+    return getattr(error, "sqlite_errorname", "")
 
 
 def open_database(path: Path, migrations: Migrations) -> Database:
@@ -53,13 +58,17 @@ def open_database(path: Path, migrations: Migrations) -> Database:
     Raises:
         NoSpaceError, StateUnusableError: as ``translated``.
     """
-    with translated(path):
+    with translated(path), files.translated(f"opening {path}"):
         database = Database(_connect(path, "rwc"))
-        database.conn.execute("PRAGMA journal_mode=WAL")
-        database.conn.execute("PRAGMA synchronous=FULL")
-        database.conn.execute("PRAGMA foreign_keys=ON")
-        migrations.apply(database)
-        path.chmod(0o600)
+        try:
+            path.chmod(0o600)  # before there is a WAL, which takes its mode from here
+            database.conn.execute("PRAGMA journal_mode=WAL")
+            database.conn.execute("PRAGMA synchronous=FULL")
+            database.conn.execute("PRAGMA foreign_keys=ON")
+            migrations.apply(database)
+        except BaseException:
+            database.close()
+            raise
     return database
 
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         NoSpaceError: the disk is full; the old file is untouched.
         StateUnusableError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = _temporary(path)
     with translated(f"writing {path}"):
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -75,7 +76,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def replace_quickly(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace a file that is rebuilt at every start: atomic for readers, not for power cuts."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = _temporary(path)
     with translated(f"writing {path}"):
         try:
             temporary.write_bytes(data)
@@ -84,6 +85,11 @@ def replace_quickly(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside ``path`` that no other thread or process writes to at the same time."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.new")
 
 
 def move_durably(source: Path, target: Path) -> None:

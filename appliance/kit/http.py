@@ -18,6 +18,8 @@ from appliance.errors import (
     from_wire,
 )
 
+_PIECE_BYTES = 64 << 10
+
 
 class HttpClient:
     """One server; a connection for each request."""
@@ -47,10 +49,14 @@ class HttpClient:
         Raises:
             UsageError: it is not such a URL.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise UsageError(f"{url!r} is not the address of {who}", hint="http://HOST:PORT")
-        host, port = parts.hostname, parts.port or 80
+        refused = UsageError(f"{url!r} is not the address of {who}", hint="http://HOST:PORT")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port or 80
+        except ValueError as error:  # a port or a bracket that makes no sense
+            raise refused from error
+        if parts.scheme != "http" or not host:
+            raise refused
         connect = lambda: http.client.HTTPConnection(host, port, timeout=180)  # noqa: E731
         return cls(connect, f"{who} at {url}", hint, token)
 
@@ -75,11 +81,13 @@ class HttpClient:
         for line in self.lines(method, path, body):
             try:
                 found = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise MalformedError(f"{self._who} answered something that is not JSON") from error
-            if isinstance(found, dict) and "error" in found:
+            if not isinstance(found, dict):
+                raise MalformedError(f"{self._who} answered something that is not a JSON object")
+            if "error" in found:
                 raise _error(found["error"], 500)
-            yield dict(found)
+            yield found
 
     def lines(
         self,
@@ -104,8 +112,8 @@ class HttpClient:
             response = connection.getresponse()
             if response.status >= 400:
                 raise _parsed_error(response.read(), response.status)
-            for line in response:
-                yield line.decode(errors="replace").rstrip("\r\n")
+            for line in _lines(response):
+                yield line.decode(errors="replace").rstrip("\r")
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
             raise PeerUnreachableError(f"{self._who}: {why}", hint=self._hint) from error
@@ -124,16 +132,30 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield lines; where the response's own iterator just ends, a break is an error here."""
+    rest = b""
+    while piece := response.read1(_PIECE_BYTES):
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if response.length:  # so much was announced and did not come
+        raise http.client.IncompleteRead(rest, response.length)
+    if rest:
+        yield rest
+
+
 def _parsed_error(data: bytes, status: int) -> ApplianceError:
     try:
         found = json.loads(data)["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         found = {"message": f"HTTP status {status}"}
     return _error(found, status)
 
 
-def _error(found: dict[str, Any], status: int) -> ApplianceError:
-    """Return an error of ours, or one in the shape of OpenAI's, as an exception."""
+def _error(found: object, status: int) -> ApplianceError:
+    """Return an error of ours, one in the shape of OpenAI's, or a bare text, as an exception."""
+    if not isinstance(found, dict):
+        found = {"message": found}
     if "what" in found:
         return from_wire(found)
     families = {401: SignatureError, 403: SignatureError, 404: NotFoundError}

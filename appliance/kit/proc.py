@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_STAT_STATE, _STAT_START = 0, 19  # fields 3 and 22 of proc(5), counted behind the command
+# Fields 3, 20 and 22 of proc(5), counted behind the command.
+_STAT_STATE, _STAT_THREADS, _STAT_START = 0, 17, 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +20,23 @@ class ProcessId:
     start: int
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs; a zombie does not."""
+        """Whether this very process still runs.
+
+        A zombie does not, unless other threads of it do: whoever ends only its first thread must
+        not escape every signal by that.
+        """
         fields = _stat(self.pid)
-        return fields is not None and int(fields[_STAT_START]) == self.start and fields[0] != "Z"
+        if fields is None or int(fields[_STAT_START]) != self.start:
+            return False
+        return fields[_STAT_STATE] != "Z" or int(fields[_STAT_THREADS]) > 1
 
     def resident_bytes(self) -> int | None:
-        """Return its resident memory, or None when it cannot be read."""
+        """Return its resident memory, or None when it cannot be read or the process is gone."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (OSError, IndexError, ValueError):
             return None
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return pages * os.sysconf("SC_PAGE_SIZE") if self.is_alive() else None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to exactly this process; gone is not an error."""
@@ -40,7 +47,9 @@ class ProcessId:
         """Block until it ended, ``at_most_s`` seconds at most; return whether it did."""
         try:
             with self._handle() as handle:
-                return bool(select.select([handle], [], [], at_most_s)[0])
+                ended = select.poll()  # not select(), which knows no descriptor above 1,023
+                ended.register(handle, select.POLLIN)
+                return bool(ended.poll(at_most_s * 1000))
         except ProcessLookupError:
             return True
 
@@ -63,7 +72,8 @@ def identify(pid: int) -> ProcessId | None:
 
 def _stat(pid: int) -> list[str] | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        data = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return text[text.rindex(")") + 2 :].split()
+    # The command is the process's own choice: it may hold brackets, and bytes that are no text.
+    return data[data.rindex(b")") + 2 :].decode("ascii").split()

@@ -20,8 +20,11 @@ class Reserve:
 
     @property
     def is_held(self) -> bool:
-        """Whether the reserve is there."""
-        return self._path.exists()
+        """Whether the reserve is there, whole: who was killed while taking it left less."""
+        try:
+            return self._path.stat().st_size >= self._size
+        except FileNotFoundError:
+            return False
 
     def hold(self) -> None:
         """Take the space, all of it or nothing.

@@ -69,11 +69,15 @@ class Controller:
             slots=self._slots,
         )
         wanted = [replica for decision in decisions.values() for replica in decision.replicas]
-        todo = plan(wanted, self._driver.observe())
-        failures = [error for action in todo if (error := await self._apply(action)) is not None]
+        running = self._driver.observe()
+        todo = plan(wanted, running)
+        failures: dict[str, ApplianceError] = {}
+        for action in todo:
+            if (error := await self._apply(action)) is not None:
+                failures[_deployment(action, running)] = error
         self._look(state, decisions, self._driver.observe(), failures)
         if failures:
-            raise failures[0]
+            raise next(iter(failures.values()))
         return Again(1.0) if todo else None
 
     async def _apply(self, action: Action) -> ApplianceError | None:
@@ -93,11 +97,10 @@ class Controller:
         state: DesiredState,
         decisions: Mapping[str, Decision],
         running: Mapping[str, ObservedReplica],
-        failures: list[ApplianceError],
+        failures: Mapping[str, ApplianceError],
     ) -> None:
-        statuses = tuple(status(d, decisions[d.document.name], running) for d in state.deployments)
-        if failures:
-            statuses = tuple(_with_failure(s, failures[0]) for s in statuses)
+        seen = (status(d, decisions[d.document.name], running) for d in state.deployments)
+        statuses = tuple(_with_failure(s, failures.get(s.name)) for s in seen)
         self.world = World(state, statuses)
         self._note_changes(statuses)
         self._publish_routes(statuses)
@@ -125,8 +128,12 @@ class Controller:
         self._told = now
 
 
-def _with_failure(found: DeploymentStatus, error: ApplianceError) -> DeploymentStatus:
-    if found.is_ready:
+def _deployment(action: Action, running: Mapping[str, ObservedReplica]) -> str:
+    return action.replica.deployment if isinstance(action, Start) else running[action.id].deployment
+
+
+def _with_failure(found: DeploymentStatus, error: ApplianceError | None) -> DeploymentStatus:
+    if error is None or found.is_ready:
         return found
     conditions = tuple(
         replace(c, reason="ActionFailed", message=error.what) if c.type == "Ready" else c

@@ -106,7 +106,7 @@ def delete_locally(db: sqlite3.Connection, name: str, by: str, at: str) -> str:
     state = in_force(db)
     if name not in {d.document.name for d in state.deployments}:
         raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
-    if any(d.name == name for d in fleet(db).documents):
+    if _fleet_asks(db, name):
         set_local(db, _DEPLOYMENT, name, None, by, at)
         return "removed here; the fleet still asks for it (appliance release gives it back)"
     forget_local(db, _DEPLOYMENT, name)
@@ -121,6 +121,10 @@ def release(db: sqlite3.Connection, name: str) -> str:
     """
     if not forget_local(db, _DEPLOYMENT, name):
         raise NotFoundError(f"nobody here changed {name!r}", hint="appliance get shows who did")
-    if any(d.name == name for d in fleet(db).documents):
+    if _fleet_asks(db, name):
         return "released; the fleet's word holds again"
     return "released; the fleet does not ask for it, so it ends"
+
+
+def _fleet_asks(db: sqlite3.Connection, name: str) -> bool:
+    return any(d.kind == _DEPLOYMENT and d.name == name for d in fleet(db).documents)

@@ -40,9 +40,17 @@ class FleetInbox:
         self.waits_for = ""
 
     async def look_again(self) -> None:
-        """Try the word that waits once more, because a bundle may have brought what it names."""
-        if self._held is not None:
+        """Try the word that waits once more, because a bundle may have brought what it names.
+
+        One that is refused by now waits no longer; whoever brought the bundle did not fail.
+        """
+        if self._held is None:
+            return
+        try:
             await self.desired(self._held)
+        except RefusedError as error:
+            log.warning("refused what waited from the hub (%s): %s", error.code, error)
+            self._held, self.waits_for = None, ""
 
     async def desired(self, data: bytes) -> None:
         """Accept a generation of the fleet's word, or raise what stops it.

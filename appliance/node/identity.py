@@ -6,10 +6,13 @@ from pathlib import Path
 from appliance.core import wire
 from appliance.core.ids import NodeId, node_id
 from appliance.errors import NotFoundError, StateUnusableError
-from appliance.kit.files import make_folder, write_durably
-from appliance.kit.reserve import Reserve
+from appliance.kit.files import make_folder, require_space, write_durably
+from appliance.kit.reserve import RESERVE_BYTES, Reserve
 from appliance.trust.keys import SigningKey
 from appliance.trust.store import TrustStore
+
+_ROOM_BYTES = RESERVE_BYTES + (32 << 20)
+"""The reserve, and room for a ledger; a disk that has not even that is refused untouched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +37,28 @@ def create(state: Path, node: NodeId, root: bytes) -> NodeIdentity:
         StateUnusableError: the folder cannot be used, or belongs to another node or root.
         MalformedError, SignatureError: the root is not one.
     """
+    folder = state / "identity"
+    if not folder.exists():
+        require_space(_nearest(state), _ROOM_BYTES, what="a new node")
     make_folder(state, mode=0o711)
     Reserve(state / "reserve").hold()
     TrustStore(state / "tuf").init(root)
-    folder = state / "identity"
     if (folder / "node.json").exists():
         found = load(state)
         if found.node != node:
             raise StateUnusableError(f"{state} belongs to the node {found.node} already")
         return found
     make_folder(folder, mode=0o700)
-    key = SigningKey.create(folder / "node.pem")
+    pem = folder / "node.pem"
+    key = SigningKey.open(pem) if pem.exists() else SigningKey.create(pem)
     public = wire.dumps({"node": node, "key": key.public})
     write_durably(folder / "node.json", public, mode=0o644)
     return NodeIdentity(node, key)
+
+
+def _nearest(path: Path) -> Path:
+    """Return the folder that is there already and will hold ``path``."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def load(state: Path) -> NodeIdentity:

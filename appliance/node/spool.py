@@ -11,7 +11,7 @@ from pathlib import Path
 from appliance.core import usage
 from appliance.core.usage import Taken
 from appliance.errors import MalformedError
-from appliance.kit.files import is_locked
+from appliance.kit.files import fsync_folder, is_locked
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
@@ -44,6 +44,9 @@ def _take_file(path: Path, ledger: Ledger) -> int:
         ledger.record(lambda db: _commit(db, name, taken)).result()
     if finished:
         path.unlink(missing_ok=True)
+        fsync_folder(
+            path.parent
+        )  # else a power cut may bring the file back, and nobody knows it then
         ledger.record(lambda db: db.execute("DELETE FROM spools WHERE file = ?", (name,))).result()
     return len(taken.records)
 

@@ -35,6 +35,7 @@ class Uplink:
         self._reporter = reporter
         self._controller = controller
         self._wake = wake
+        self._imported = Wake()
         self._inbox: FleetInbox | None = None
         self._link: Link | None = None
 
@@ -43,7 +44,7 @@ class Uplink:
         if not settings.broker:
             return
         while (director := self._trust.director()) is None:
-            await clock.sleep(_LOOK_S)
+            await self._imported.wait(clock, _LOOK_S)
         me = Addressee(
             director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
         )
@@ -68,7 +69,8 @@ class Uplink:
             self._ledger.on_commit(lambda: None)
 
     async def catalogue_changed(self) -> None:
-        """Look again at a word of the fleet that waited for a bundle."""
+        """Look again at what waited for a bundle: the director's name, a word of the fleet."""
+        self._imported.set()
         if self._inbox is not None:
             await self._inbox.look_again()
 

@@ -50,7 +50,7 @@ def decide(
     for deployment in sorted(deployments, key=lambda d: d.name):
         decision, used = _decide(deployment, known, left, slots)
         decisions[deployment.name] = decision
-        left = None if left is None else left - used
+        left = None if left is None else max(0, left - used)
     return decisions
 
 
@@ -131,16 +131,18 @@ def fit(
     sum_up = f"{spec.replicas} x ({need.arithmetic()})"
     if left is None:
         return Condition("Fits", Truth.UNKNOWN, "MemoryNotKnown", f"{sum_up}; memory not known")
-    if need.total_bytes is None:
-        return Condition("Fits", Truth.UNKNOWN, "NeedNotKnown", sum_up)
-    total = need.total_bytes * spec.replicas
-    message = f"{sum_up}: {format_bytes(total)} of {format_bytes(left)} left"
-    if total > left:
+    least = need.known_bytes * spec.replicas
+    prefix = "at least " if need.total_bytes is None else ""
+    message = f"{sum_up}: {prefix}{format_bytes(least)} of {format_bytes(left)} left"
+    if least > left:
         return Condition("Fits", Truth.FALSE, "NotEnoughMemory", message)
+    if need.total_bytes is None:
+        return Condition("Fits", Truth.UNKNOWN, "NeedNotKnown", message)
     return Condition("Fits", Truth.TRUE, "Fits", message)
 
 
 def _version(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a version so that 1.10 is above 1.9, and a word is below a number."""
+    """Return a version so that 1.10 is above 1.9, and 1.0 is above 1.0-rc1 and below 1.0.1."""
     parts = text.replace("-", ".").split(".")
-    return tuple((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts)
+    end = (0, 1, "")  # above a word, below a number
+    return (*((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts), end)

@@ -27,11 +27,14 @@ class Estimate:
     allowance_bytes: int
 
     @property
+    def known_bytes(self) -> int:
+        """The sum of the terms that are known: it needs at least this."""
+        return self.weights_bytes + (self.kv_bytes or 0) + self.allowance_bytes
+
+    @property
     def total_bytes(self) -> int | None:
         """The sum, or None when a term is not known."""
-        if self.kv_bytes is None:
-            return None
-        return self.weights_bytes + self.kv_bytes + self.allowance_bytes
+        return None if self.kv_bytes is None else self.known_bytes
 
     def arithmetic(self) -> str:
         """Return the sum in words."""

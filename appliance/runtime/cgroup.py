@@ -1,6 +1,8 @@
 """A memory limit by cgroup, version 2 or 1; where neither can be had, a watchdog stands in."""
 
+import contextlib
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -33,11 +35,13 @@ class MemoryGroup:
         (self._folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def remove(self) -> None:
-        """Remove the group; not being there is not an error.
+        """End what is still in the group and remove it; not being there is not an error.
 
-        The kernel lets go of a group a moment after its last process has ended.
+        An engine may have left a child behind. The kernel lets go of a group a moment after its
+        last process has ended.
         """
         for _ in range(_REMOVE_TRIES):
+            self._end_members()
             try:
                 self._folder.rmdir()
             except FileNotFoundError:
@@ -46,6 +50,12 @@ class MemoryGroup:
                 time.sleep(_REMOVE_PAUSE_S)
             else:
                 return
+
+
+    def _end_members(self) -> None:
+        with contextlib.suppress(OSError):
+            for pid in (self._folder / "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def memory_group(name: str, mount: Path = _MOUNT) -> MemoryGroup | None:

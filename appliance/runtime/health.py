@@ -10,6 +10,7 @@ from appliance.runtime.profile import Busy, Probe
 
 _TIMEOUT_S = 5.0
 _MOST_BYTES = 1 << 20
+_SAMPLE = r"[0-9]{1,15}(?:\.[0-9]{1,15})?(?:e\+?[0-9]{1,2})?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +22,15 @@ class Answer:
 
 
 async def get(socket: Path, path: str, timeout_s: float = _TIMEOUT_S) -> Answer | None:
-    """Return the answer to one GET, or None when there is none in time."""
+    """Return the answer to one GET, or None when there is none in time, or one without end."""
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_unix_connection(str(socket))
             try:
                 request = f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
                 writer.write(request.encode())
-                data = await reader.read(_MOST_BYTES)
-                while chunk := await reader.read(_MOST_BYTES):
+                data = bytearray()
+                while len(data) <= _MOST_BYTES and (chunk := await reader.read(_MOST_BYTES)):
                     data += chunk
             finally:
                 writer.close()
@@ -37,7 +38,7 @@ async def get(socket: Path, path: str, timeout_s: float = _TIMEOUT_S) -> Answer 
                     await writer.wait_closed()
     except (OSError, TimeoutError):
         return None
-    return _parse(data)
+    return _parse(bytes(data)) if len(data) <= _MOST_BYTES else None
 
 
 async def is_ready(socket: Path, probe: Probe) -> bool:
@@ -54,13 +55,13 @@ async def requests_in_progress(socket: Path, busy: Busy) -> int | None:
     return parse_busy(answer.body.decode(errors="replace"), busy.names)
 
 
-def parse_busy(text: str, names: tuple[str, ...]) -> int:
-    """Return the sum of some samples in a Prometheus text."""
-    total = 0.0
-    for name in names:
-        found = re.search(rf"^{re.escape(name)}\s+([0-9.e+]+)$", text, re.MULTILINE)
-        total += float(found[1]) if found else 0.0
-    return int(total)
+def parse_busy(text: str, names: tuple[str, ...]) -> int | None:
+    """Return the sum of those samples that a Prometheus text has; None when it has none of them."""
+    found = [
+        re.search(rf"^{re.escape(name)}[ \t]+({_SAMPLE})$", text, re.MULTILINE) for name in names
+    ]
+    known = [float(match[1]) for match in found if match]
+    return int(sum(known)) if known else None
 
 
 def _parse(data: bytes) -> Answer | None:

@@ -8,6 +8,7 @@ import fcntl
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,6 +27,7 @@ WEIGHTS_PATH = "/proc/self/fd/9"
 """How the engine opens its model: the launcher opens it, so no folder above it need be readable."""
 
 _WEIGHTS_FD = 9
+_LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,13 @@ class LaunchOrder:
 def main() -> NoReturn:
     """Become the engine."""
     order = LaunchOrder(**wire.loads(sys.stdin.buffer.read(), what="the launch order"))
-    record = os.open(order.record, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    # The engine keeps the lock, by a descriptor that cannot write: one that is hostile could name
+    # another process in its record, and the controller would end that one in its place.
+    lock = os.open(order.record, os.O_RDONLY | os.O_CREAT, 0o600)
+    if not _lock(lock):
         sys.exit(ALREADY_RUNS)
-    os.set_inheritable(record, True)
+    os.set_inheritable(lock, True)
+    record = os.open(order.record, os.O_WRONLY)
     _redirect(order)
     serve = _prepare(order)
     limit = _limit_memory(order)
@@ -69,7 +72,20 @@ def main() -> NoReturn:
     ).dump()
     os.ftruncate(record, 0)
     os.pwrite(record, data, 0)
+    os.close(record)
     serve()
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the record's lock; whoever only looks whether it is held holds it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def _redirect(order: LaunchOrder) -> None:
@@ -93,7 +109,9 @@ def _prepare(order: LaunchOrder) -> Callable[[], NoReturn]:
         worker = importlib.import_module(order.command[2])
         serve: Callable[[], NoReturn] = worker.prepare(order.arguments)
         return serve
-    return partial(os.execv, order.command[0], [*order.command, *order.arguments])
+    program = os.open(order.command[0], os.O_RDONLY)  # so that no folder above it need be readable
+    os.set_inheritable(program, True)
+    return partial(os.execve, program, [*order.command, *order.arguments], os.environ)
 
 
 def _limit_memory(order: LaunchOrder) -> str:

@@ -1,13 +1,11 @@
 """Engines' logs: written by the engine itself, capped and rotated from outside."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 
 CAP_BYTES = 1 << 20
 _TAIL_BYTES = 8 << 10
-_NOT_PRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\uffff]")
 
 
 def cap(log: Path, cap_bytes: int = CAP_BYTES) -> None:
@@ -33,4 +31,9 @@ def tail(log: Path, lines: int) -> list[str]:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []
-    return [_NOT_PRINTABLE.sub("?", line) for line in text.splitlines()[-lines:]]
+    return [_printable(line) for line in text.splitlines()[-lines:]]
+
+
+def _printable(line: str) -> str:
+    """Leave out what steers a terminal or turns the direction of the text around it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -71,12 +71,18 @@ class EngineProfile:
         """Return the first launcher that is installed, and its command.
 
         Raises:
-            EngineError: none is.
+            EngineError: none is, or the one that the settings name is not there.
         """
         for launcher in self.launchers:
             command = launcher.program(settings)
             if command is not None:
                 return launcher, command
+            named = settings.get(launcher.setting or "")
+            if named:
+                raise EngineError(
+                    f"the settings name {named} as {launcher.setting}, and it cannot be executed",
+                    hint=f"correct engine.{launcher.setting}, or remove it from the settings",
+                )
         tried = ", ".join(launcher.name for launcher in self.launchers)
         raise EngineError(
             f"no {self.name} engine is installed (looked for {tried})",

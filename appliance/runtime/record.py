@@ -7,6 +7,7 @@ back finds what runs without guessing from process lists.
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from appliance.core import wire
 from appliance.core.model import Replica
-from appliance.errors import ApplianceError, StateUnusableError
+from appliance.errors import ApplianceError, MalformedError, StateUnusableError
 from appliance.kit.files import is_locked
 from appliance.kit.proc import ProcessId
 
@@ -57,9 +58,12 @@ class EngineRecord:
             MalformedError, KeyError, TypeError: it is not complete.
         """
         found: dict[str, Any] = wire.loads(data, what="an engine's record")
+        pid, start = found["pid"], found["start"]
+        if not isinstance(pid, int) or not isinstance(start, int):
+            raise MalformedError("an engine's record does not name a process")
         return cls(
             Replica.from_wire(found["replica"]),
-            ProcessId(found["pid"], found["start"]),
+            ProcessId(pid, start),
             found["launcher"],
             tuple(found["holds"]),
             tuple(found["missing"]),
@@ -90,7 +94,7 @@ def paths(state: Path, replica_id: str) -> EnginePaths:
     """
     short = hashlib.sha256(replica_id.encode()).hexdigest()[:8]
     folder = state / "run" / "e" / short
-    if len(str(folder / SOCKET_NAME)) > _SOCKET_PATH_MAX:
+    if len(os.fsencode(folder / SOCKET_NAME)) > _SOCKET_PATH_MAX:
         raise StateUnusableError(
             f"the path of {state} is too long for the sockets below it",
             hint=f"use a state folder of at most {_SOCKET_PATH_MAX - 26} characters",

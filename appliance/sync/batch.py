@@ -29,6 +29,7 @@ _MOST_PAYLOAD = 44 << 10
 
 _MOST_UNPACKED = 8 << 20
 _MAX_STREAM = 32
+_MOST_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +52,20 @@ class Batch:
 def maker(
     stream: Stream, me: Addressee, key: SigningKey, issued: str
 ) -> Callable[[Position, list[Record]], SealedBatch]:
-    """Return what seals the oldest waiting records into one batch, as many as fit."""
+    """Return what seals the oldest waiting records into one batch, as many as fit.
+
+    A record that fits into no envelope gives way to a gap record that says what it was: sent as it
+    is, it would be refused for ever, and with it all that comes after it.
+    """
 
     def make(position: Position, records: list[Record]) -> SealedBatch:
-        take = len(records)
-        while True:
-            payload = _pack(stream, me, issued, position, records[:take])
-            if len(payload) <= _MOST_PAYLOAD or take == 1:
-                break
-            take = max(1, take * _MOST_PAYLOAD // len(payload) - 1)
+        chosen = records
+        while (payload := _pack(stream, me, issued, position, chosen)) is None:
+            chosen = chosen[: len(chosen) // 2] if len(chosen) > 1 else [_gap(chosen[0])]
         return SealedBatch(
             stream,
             records[0].seq,
-            take,
+            len(chosen),
             hashlib.sha256(payload).hexdigest(),
             dsse.sign(Slot.BATCH, payload, key),
         )
@@ -94,6 +96,8 @@ def open_batch(data: bytes, keys: Collection[str], sender: Addressee, stream: st
     first, count = whole(found, "first"), whole(found, "n")
     if not isinstance(records, list) or len(records) != count or count < 1 or first < 1:
         raise MalformedError(f"{what} does not hold the records it counts")
+    if not all(isinstance(record, dict) for record in records):
+        raise MalformedError(f"{what} holds something that is not a record")
     if not isinstance(epoch, str) or not isinstance(previous, str) or len(stream) > _MAX_STREAM:
         raise MalformedError(f"{what} has no epoch or no link to the one before it")
     digest = hashlib.sha256(opened.payload).hexdigest()
@@ -102,20 +106,30 @@ def open_batch(data: bytes, keys: Collection[str], sender: Addressee, stream: st
 
 def _pack(
     stream: Stream, me: Addressee, issued: str, position: Position, records: list[Record]
-) -> bytes:
-    return zstd.compress(
-        wire.dumps(
-            {
-                **me.fields(),
-                "issued": issued,
-                "stream": stream,
-                "first": records[0].seq,
-                "n": len(records),
-                "previous": position.sealed_hash,
-                "records": [r.record for r in records],
-            }
-        )
+) -> bytes | None:
+    """Return the payload, or None when it is too large for an envelope or for who unpacks it."""
+    data = wire.dumps(
+        {
+            **me.fields(),
+            "issued": issued,
+            "stream": stream,
+            "first": records[0].seq,
+            "n": len(records),
+            "previous": position.sealed_hash,
+            "records": [r.record for r in records],
+        }
     )
+    if len(data) >= _MOST_UNPACKED:
+        return None
+    payload = zstd.compress(data)
+    return payload if len(payload) <= _MOST_PAYLOAD else None
+
+
+def _gap(found: Record) -> Record:
+    whole = wire.dumps(found.record)
+    omitted = {"bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    names = {name: str(found.record.get(name))[:_MOST_NAME] for name in ("at", "kind")}
+    return Record(found.seq, {**names, "body": {"omitted": omitted}})
 
 
 def _unpack(payload: bytes, what: str) -> bytes:

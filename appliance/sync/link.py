@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, PeerUnreachableError, RefusedError
+from appliance.errors import ApplianceError, RefusedError
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.loop import Wake
@@ -100,7 +100,7 @@ class Link:
         while True:
             try:
                 await self._connected(me, key)
-            except PeerUnreachableError as error:
+            except ApplianceError as error:  # also a full disk: this link waits, the node goes on
                 self._note(connected=False, why=error.what)
             else:
                 delays = full_jitter(self._settings.first_retry_s, self._settings.most_retry_s)
@@ -145,6 +145,8 @@ class Link:
                 log.warning("refused from the hub (%s): %s", error.code, error)
             except ApplianceError as error:
                 log.warning("could not act on what the hub sent: %s", error)
+            except Exception:  # a broker repeats what it retains: it must not end us each time
+                log.exception("could not take in what came on %s", message.topic)
             self.wake.set()
 
     async def _pump(
@@ -198,6 +200,7 @@ class Link:
     def _note(self, *, connected: bool, why: str = "") -> None:
         if connected != self.state.connected or why != self.state.why:
             log.info("link to the hub: %s", "up" if connected else f"down, {why}")
+        if connected != self.state.connected or not self.state.since:
+            self.state.since = rfc3339(self._clock.utc())
         self.state.connected = connected
         self.state.why = why
-        self.state.since = rfc3339(self._clock.utc())

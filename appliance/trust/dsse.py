@@ -6,7 +6,6 @@ with the keys that may sign, and distinct keys are counted, not signatures.
 """
 
 import base64
-import binascii
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -91,7 +90,11 @@ def _signatures(envelope: dict[str, object], what: str) -> list[bytes]:
 
 
 def _base64(text: object, what: str) -> bytes:
+    """Return the bytes in ``text``, which has one spelling for them and no other."""
     try:
-        return base64.b64decode(str(text), validate=True)
-    except binascii.Error as error:
+        data = base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except ValueError as error:
         raise MalformedError(f"{what} holds text that is not base64") from error
+    if data is None or base64.b64encode(data).decode() != text:
+        raise MalformedError(f"{what} holds something that is not base64")
+    return data

@@ -31,6 +31,6 @@ def raised(floor: datetime.datetime | None, signed: datetime.datetime) -> dateti
 def now(floor: datetime.datetime | None, clock: datetime.datetime) -> Now:
     """Return what counts as now, by the clock if it can be right, else by the floor."""
     low = max(floor or BUILT, BUILT)
-    if low <= clock <= low + SPAN:
+    if datetime.timedelta(0) <= clock - low <= SPAN:
         return Now(clock, proven=True)
     return Now(low, proven=False)

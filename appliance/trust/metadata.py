@@ -8,15 +8,16 @@ signed issue times, lengths and hashes).
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
-from appliance.core.ids import Digest
+from appliance.core.ids import Digest, digest
 from appliance.errors import (
     CorruptError,
     DowngradeError,
@@ -25,8 +26,10 @@ from appliance.errors import (
     IncompleteError,
     MalformedError,
     SignatureError,
+    StateUnusableError,
 )
 from appliance.kit.clock import parse_rfc3339
+from appliance.trust.keys import public_key
 
 MAX_ROOT_ROTATIONS = 256
 CAPS = {
@@ -73,29 +76,32 @@ class Verified:
     versions: Mapping[str, int]
 
 
-def advance_root(trusted: bytes, offered: Mapping[int, bytes]) -> list[tuple[int, bytes]]:
-    """Step 2: return the roots that follow ``trusted``, each signed by the old and by itself.
+def advance_root(
+    trusted: bytes, offered: Callable[[int], bytes | None]
+) -> Iterator[tuple[int, bytes]]:
+    """Step 2: yield the roots that follow ``trusted``, each signed by the old and by itself.
+
+    One at a time, so that the good ones are kept before the next is found to be bad.
 
     Args:
         trusted: The newest root that this node trusts.
-        offered: Roots in a bundle, by the version that their file names claim.
+        offered: Returns the root in a bundle whose file name claims a version, if there is one.
 
     Raises:
         SignatureError, MalformedError, DowngradeError: the chain is broken at the next version.
     """
     with _translated("root"):
         state = TrustedMetadataSet(trusted, EnvelopeType.METADATA)
-    found: list[tuple[int, bytes]] = []
     for _ in range(MAX_ROOT_ROTATIONS):
         version = state.root.version + 1
-        if version not in offered:
+        data = offered(version)
+        if data is None:
             break
         with _translated("root"):
-            root = state.update_root(offered[version])
+            root = state.update_root(data)
         _check_keys(root)
         _check_issued(root, "root")
-        found.append((version, offered[version]))
-    return found
+        yield version, data
 
 
 def root_version(data: bytes) -> int:
@@ -121,15 +127,18 @@ def refresh(
         EquivocationError: which defence stopped it.
     """
     stored = _still_signed(root, stored)
-    older = False
-    if stored is not None:
-        before, after = _timestamp_version(stored.timestamp), _timestamp_version(offered.timestamp)
-        older = after < before
-        if after == before and offered.timestamp != stored.timestamp:
-            raise EquivocationError(f"two different timestamps call themselves version {after}")
-        if after <= before:
-            return _verify(root, None, stored, now, is_new=False, was_older=older)
-    return _verify(root, stored, offered, now, is_new=True, was_older=False)
+    if stored is None:
+        return _verify(root, None, offered, now, is_new=True, was_older=False)
+    before, after = _timestamp_version(stored.timestamp), _timestamp_version(offered.timestamp)
+    if after == before:
+        _check_signed_timestamp(root, offered.timestamp)
+        _check_one_content(Timestamp.type, stored.timestamp, offered.timestamp)
+    if after <= before:
+        return _verify(root, None, stored, now, is_new=False, was_older=after < before)
+    verified = _verify(root, stored, offered, now, is_new=True, was_older=False)
+    _check_one_content(Snapshot.type, stored.snapshot, offered.snapshot)
+    _check_one_content(Targets.type, stored.targets, offered.targets)
+    return verified
 
 
 def _verify(
@@ -160,12 +169,13 @@ def _verify(
         _check_described(meta, name)
     with _translated("targets"):
         targets = state.update_targets(chosen.targets)
+        listed = _targets(targets)
     signed: dict[str, Signed] = {"timestamp": timestamp, "snapshot": snapshot, "targets": targets}
     return Verified(
         roles=chosen,
         is_new=is_new,
         was_older=was_older,
-        targets=_targets(targets),
+        targets=listed,
         issued=max(_check_issued(part, name) for name, part in signed.items()),
         versions={"root": state.root.version, **{n: p.version for n, p in signed.items()}},
     )
@@ -175,11 +185,12 @@ def _still_signed(root: bytes, stored: RoleSet | None) -> RoleSet | None:
     """Step 3: forget stored metadata whose keys the root has replaced (fast-forward recovery)."""
     if stored is None:
         return None
-    trusted = Metadata[Root].from_bytes(root).signed
-    parts = (
-        (Timestamp.type, Metadata[Timestamp].from_bytes(stored.timestamp)),
-        (Snapshot.type, Metadata[Snapshot].from_bytes(stored.snapshot)),
-    )
+    with _stored():
+        trusted = Metadata[Root].from_bytes(root).signed
+        parts: tuple[tuple[str, Metadata[Any]], ...] = (
+            (Timestamp.type, Metadata[Timestamp].from_bytes(stored.timestamp)),
+            (Snapshot.type, Metadata[Snapshot].from_bytes(stored.snapshot)),
+        )
     for role, part in parts:
         try:
             trusted.verify_delegate(role, part.signed_bytes, part.signatures)
@@ -198,17 +209,42 @@ def _targets(signed: Targets) -> dict[str, SignedTarget]:
     for path, target in signed.targets.items():
         if set(target.hashes) != {"sha256"}:
             raise MalformedError(f"targets: {path} is not listed by its sha256 alone")
-        media_type = target.unrecognized_fields.get("custom", {}).get("mediaType")
+        media_type = target.custom.get("mediaType") if isinstance(target.custom, dict) else None
         found[path] = SignedTarget(
-            path, Digest(f"sha256:{target.hashes['sha256']}"), target.length, media_type
+            path, digest(f"sha256:{target.hashes['sha256']}"), target.length, media_type
         )
     return found
 
 
+def _check_signed_timestamp(root: bytes, data: bytes) -> None:
+    """Only what a key signed can show that its holder says two things."""
+    with _translated("timestamp"):
+        part = Metadata[Timestamp].from_bytes(data)
+        trusted = Metadata[Root].from_bytes(root).signed
+        trusted.verify_delegate(Timestamp.type, part.signed_bytes, part.signatures)
+
+
+def _check_one_content(role: str, stored: bytes, offered: bytes) -> None:
+    """Equal version means equal bytes: those that are signed.
+
+    Blanks and the order of keys are not, so whoever carries a stick can change them; a node that
+    took such a copy in must not call the original a lie.
+    """
+    with _stored():
+        old = Metadata[Any].from_bytes(stored)
+    new = Metadata[Any].from_bytes(offered)
+    if new.signed.version == old.signed.version and new.signed_bytes != old.signed_bytes:
+        raise EquivocationError(
+            f"two different contents call themselves version {new.signed.version} of {role}"
+        )
+
+
 def _check_keys(root: Root) -> None:
-    """Thresholds count distinct public keys: one key under two ids is one key."""
+    """Thresholds count distinct public keys: one under two ids or in two spellings is one key."""
     for name, role in root.roles.items():
-        public = [root.keys[keyid].keyval.get("public") for keyid in role.keyids]
+        if not root.keys.keys() >= set(role.keyids):
+            raise MalformedError(f"root: the role {name} lists a key that is not there")
+        public = [public_key(root.keys[keyid].keyval.get("public")) for keyid in role.keyids]
         if len(set(public)) != len(public):
             raise MalformedError(f"root: the role {name} lists one key under two ids")
 
@@ -251,11 +287,23 @@ def _translated(role: str) -> Iterator[None]:
         raise MalformedError(f"{role}: {error}") from error
 
 
+@contextlib.contextmanager
+def _stored() -> Iterator[None]:
+    """What is stored was verified when it came: if it cannot be read now, the disk is at fault."""
+    try:
+        yield
+    except exceptions.RepositoryError as error:
+        raise StateUnusableError(
+            "the trusted metadata of this node is damaged", hint="restore tuf/ from a backup"
+        ) from error
+
+
 def issued(roles: RoleSet) -> datetime.datetime:
     """Return the newest signed time in metadata that was verified when it was stored."""
-    parts: list[tuple[str, Signed]] = [
-        ("timestamp", Metadata[Timestamp].from_bytes(roles.timestamp).signed),
-        ("snapshot", Metadata[Snapshot].from_bytes(roles.snapshot).signed),
-        ("targets", Metadata[Targets].from_bytes(roles.targets).signed),
-    ]
+    with _stored():
+        parts: list[tuple[str, Signed]] = [
+            ("timestamp", Metadata[Timestamp].from_bytes(roles.timestamp).signed),
+            ("snapshot", Metadata[Snapshot].from_bytes(roles.snapshot).signed),
+            ("targets", Metadata[Targets].from_bytes(roles.targets).signed),
+        ]
     return max(_check_issued(part, name) for name, part in parts)

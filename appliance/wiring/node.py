@@ -28,7 +28,8 @@ from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
 from appliance.node.uplink import Uplink
 from appliance.runtime import logfile, record
-from appliance.runtime.process import ProcessDriver, ProcessSettings, end_all
+from appliance.runtime.keeper import ProcessSettings
+from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import EngineSettings, Settings
 from appliance.trust.store import TrustStore
 from appliance.wiring import places

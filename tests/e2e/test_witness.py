@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -77,15 +78,13 @@ def test_requests_past_the_gateway_are_noticed(fresh: Running) -> None:
     server = ThreadingHTTPServer((fresh.stack.at.host, 0), Bypass)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     real = fresh.stack.at
-    object.__setattr__(
-        fresh.stack, "at", type(real)(real.host, real.broker, real.hub, server.server_port)
-    )
+    fresh.stack.at = replace(real, gateway=server.server_port)
     try:
         with judging(fresh) as process:
             process.command("ask 1")
             assert "have no usage record" in findings(process)
     finally:
-        object.__setattr__(fresh.stack, "at", real)
+        fresh.stack.at = real
         server.shutdown()
         server.server_close()
 

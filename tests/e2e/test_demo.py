@@ -1,0 +1,137 @@
+"""The demo as a stranger runs it; and however it ends, nothing is left."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DEMO_BUNDLE, need_root, need_tool
+from tests.e2e.conftest import WITNESS
+
+pytestmark = pytest.mark.integration
+COMMAND = [sys.executable, "-m", "appliance", "demo", "--bundle", str(DEMO_BUNDLE)]
+
+
+@pytest.fixture
+def scratch(demo_weights: Path) -> Iterator[Path]:
+    """A folder for the demo's scratch folder, with the model already in the cache."""
+    assert demo_weights.exists()
+    folder = Path(tempfile.mkdtemp(prefix="appliance-test-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run(
+    scratch: Path, *more: str, prefix: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*prefix, *COMMAND, "--once", *more],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def leftovers(scratch: Path) -> list[str]:
+    """What a demo left: files, processes, control groups."""
+    found = [str(path) for path in scratch.iterdir()]
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(scratch) in entry.read_text():
+                found.append(entry.read_text().replace("\0", " "))
+        except OSError:
+            continue
+    groups = Path("/sys/fs/cgroup").glob("**/appliance-*/cgroup.procs")
+    return found + [str(group) for group in groups if not group.read_text()]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_all_of_it_happens_on_either_loopback(scratch: Path, host: str) -> None:
+    need_tool("mosquitto")
+    need_root()
+    done = run(scratch, "--witness", str(WITNESS), "--host", host)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All of it happened." in done.stdout
+    assert "The witness agrees" in done.stdout
+    assert leftovers(scratch) == []
+
+
+def test_it_needs_no_network_but_loopback(scratch: Path) -> None:
+    """In a network namespace where there is no other way out."""
+    need_tool("mosquitto")
+    need_root()
+    ip = need_tool("ip")
+    inside = (need_tool("unshare"), "--net", "sh", "-c", f'{ip} link set lo up; exec "$@"', "sh")
+    done = run(scratch, "--witness", str(WITNESS), prefix=inside)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("after_s", [1.2, 5.0])
+def test_a_signal_at_any_time_leaves_nothing(
+    scratch: Path, how: signal.Signals, after_s: float
+) -> None:
+    need_tool("mosquitto")
+    process = subprocess.Popen(
+        [*COMMAND, "--once"],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    time.sleep(after_s)
+    os.killpg(process.pid, how)
+    assert process.wait(60) == 130
+    assert leftovers(scratch) == []
+
+
+def test_a_demo_that_fails_says_what_to_do_and_leaves_nothing(
+    scratch: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(DEMO_BUNDLE.read_text())
+    command = [sys.executable, "-m", "appliance", "demo", "--once", "--bundle", str(bad)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "is not locked" in done.stderr
+    assert "appliance bundle lock" in done.stderr
+    assert leftovers(scratch) == []
+
+
+def test_without_a_broker_it_says_which_package_to_install(scratch: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(scratch), "PATH": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_BROKER, str(DEMO_BUNDLE)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 9
+    assert "scripts/system-packages mosquitto" in done.stderr
+    assert leftovers(scratch) == []
+
+
+_WITHOUT_BROKER = """
+import shutil, sys
+shutil.which = lambda *_, **__: None
+sys.argv = ["appliance", "demo", "--once", "--bundle", sys.argv[1]]
+from appliance.cli.main import main
+main()
+"""

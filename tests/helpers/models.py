@@ -1,0 +1,63 @@
+"""Models, deployments and machines as tests need them: everything has a value, all can be set."""
+
+import hashlib
+from typing import Any
+
+from appliance.core import reading
+from appliance.core.documents import API_VERSION, ModelDeployment
+from appliance.core.ids import Digest
+from appliance.core.machine import GpuSurvey, MachineFacts
+from appliance.core.model import Variant
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def digest_of(text: str) -> Digest:
+    return Digest("sha256:" + hashlib.sha256(text.encode()).hexdigest())
+
+
+def variant(
+    model: str = "small",
+    version: str = "1.0.0",
+    name: str = "Q4_0",
+    *,
+    weights_bytes: int = 100 * MIB,
+    **changes: Any,
+) -> Variant:
+    facts: dict[str, Any] = {
+        "publisher": "acme",
+        "licence": "MIT",
+        "manifest": digest_of(f"{model} {version} {name}"),
+        "weights": digest_of(f"weights of {model} {version} {name}"),
+        "file": "model.gguf",
+        "format": "gguf",
+        "capabilities": ("chat", "completions"),
+        "context_max": 8192,
+        "kv_bytes_per_token": 1024,
+        **changes,
+    }
+    return Variant(model=model, version=version, name=name, weights_bytes=weights_bytes, **facts)
+
+
+def wire_deployment(name: str = "notes", model: str = "small", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ModelDeployment",
+        "metadata": {"name": name},
+        "spec": {"model": model, **spec},
+    }
+
+
+def deployment(name: str = "notes", model: str = "small", **spec: Any) -> ModelDeployment:
+    found = reading.from_wire(wire_deployment(name, model, **spec), "a test")
+    assert isinstance(found, ModelDeployment)
+    return found
+
+
+def wire_site(name: str = "here") -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": "Site", "metadata": {"name": name}, "spec": {}}
+
+
+def machine(memory_bytes: int | None = 8 * GIB) -> MachineFacts:
+    return MachineFacts(None, 2.0, memory_bytes, memory_bytes, GpuSurvey((), "no driver"))

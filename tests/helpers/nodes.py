@@ -1,0 +1,53 @@
+"""A node's controller over a fake driver, so that nothing has to run."""
+
+from pathlib import Path
+from typing import Any
+
+from appliance.cache import catalog
+from appliance.core.model import Variant
+from appliance.core.routes import RouteSnapshot
+from appliance.core.state import DeploymentStatus
+from appliance.ledger import streams
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Stream
+from appliance.node import desired
+from appliance.node.controller import Controller
+from tests.fakes.driver import FakeDriver
+from tests.helpers.models import deployment, machine
+from tests.helpers.waiting import StillClock
+
+
+class ControlledNode:
+    """A ledger, a driver that obeys the test, and the controller between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder / "node.db")
+        self.routes_path = folder / "routes.json"
+        self.clock = StillClock()
+        self.driver = FakeDriver(by_itself=False)
+        self.facts = machine()
+        self.controller = self.new_controller()
+
+    def new_controller(self) -> Controller:
+        return Controller(
+            self.ledger, self.driver, lambda: self.facts, self.clock,
+            routes=self.routes_path, slots=2,
+        )  # fmt: skip
+
+    def bring(self, found: Variant) -> None:
+        self.ledger.record(lambda db: catalog.add(db, found, "now")).result()
+
+    def apply(self, name: str = "notes", **spec: Any) -> None:
+        document = deployment(name, **spec)
+        self.ledger.record(lambda db: desired.apply_locally(db, document, "me", "now")).result()
+
+    def status(self, name: str = "notes") -> DeploymentStatus:
+        return next(s for s in self.controller.world.statuses if s.name == name)
+
+    def routes(self) -> RouteSnapshot:
+        return RouteSnapshot.load(self.routes_path.read_bytes())
+
+    def records(self, stream: Stream) -> list[dict[str, Any]]:
+        self.ledger.note().result()  # what was noted before is committed by then
+        found = self.ledger.read(lambda db: list(streams.waiting(db, stream, 1000)))
+        return [r.record for r in found]

@@ -1,0 +1,438 @@
+"""Taking a bundle in, all of it: what is kept, in which order, and what a crash leaves."""
+
+import datetime
+import os
+import shutil
+import subprocess
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.bundle.accept import Step, rederive_floor
+from appliance.cache import catalog
+from appliance.core import wire
+from appliance.errors import NoSpaceError, NotFoundError, SignatureError
+from appliance.kit.files import free_bytes, is_locked
+from appliance.ledger import meta
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact
+from appliance.trust.store import TrustStore
+from tests.conftest import need_root
+from tests.helpers.clock import ScriptedClock
+from tests.helpers.gguf import small_llama
+from tests.helpers.importing import Seen, audit, contents, refused, small_node
+from tests.helpers.organisation import Node
+from tests.helpers.signing import (
+    ISSUED,
+    Draft,
+    Signer,
+    blob_path,
+    digest_of,
+    director,
+    target,
+)
+
+DAY = datetime.timedelta(days=1)
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+def imported(node: Node, folder: Path) -> tuple[tuple[str, ...], int]:
+    """Import a good bundle; return what it added and the bytes it copied."""
+    found = node.importer.run(folder, "a test")
+    return found.added, found.copied_bytes
+
+
+def floor_of(node: Node) -> datetime.datetime | None:
+    return node.ledger.read(meta.floor)
+
+
+def names(node: Node) -> list[str]:
+    return [row.reference for row in node.ledger.read(catalog.variants)]
+
+
+def other(version: str = "2.0.0", body: bytes = b"other weights") -> Draft:
+    return Draft(small_llama(body), version=version)
+
+
+# --- a good bundle --------------------------------------------------------------------------------
+
+
+def test_all_of_a_good_bundle_is_taken_in(box: Node, signer: Signer, tmp_path: Path) -> None:
+    draft, told = Draft(), list[Step]()
+    found = box.importer.run(draft.write(tmp_path / "b", signer), "a test", told.append)
+    size = sum(len(draft.blobs[what]) for what in ("manifest", "config", "weights"))
+    assert (found.name, found.version, found.copied_bytes) == ("small", "1.0.0", size)
+    assert found.models == found.added == ("small:1.0.0-Q4_0",)
+    assert [told[0].doing, told[-1]] == [
+        "checking signatures",
+        Step("writing the catalogue", size, size),
+    ]
+    (row,) = box.ledger.read(catalog.variants)
+    assert (row.publisher, row.manifest, row.weights) == (
+        "acme",
+        digest_of(draft.blobs["manifest"]),
+        digest_of(draft.weights),
+    )
+    assert (row.context_max, row.kv_bytes_per_token, row.licence) == (8192, 23040, "MIT")
+    kept = {what: draft.blobs[what] for what in ("manifest", "config", "weights")}
+    assert {box.store.blobs.path(d).read_bytes() for d in box.store.blobs.all()} == {*kept.values()}
+    assert box.store.weights(row).read_bytes() == draft.weights
+    index = wire.loads((box.state / "store" / "index.json").read_bytes(), what="it")
+    assert [entry["digest"] for entry in index["manifests"]] == [row.manifest]
+    assert [path.name for path in (box.state / "incoming").iterdir()] == [".lock"]
+    assert floor_of(box) == ISSUED
+    assert audit(box)[-1]["body"] == {
+        "by": "a test",
+        "bundle": "small",
+        "version": "1.0.0",
+        "models": {"small:1.0.0-Q4_0": row.manifest},
+    }
+    who = box.trust.director()
+    assert who is not None
+    assert who.epoch == 1
+
+
+def test_importing_it_again_copies_and_changes_nothing(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    imported(box, folder)
+    before = Seen.of(box)
+    inodes = {path: path.stat().st_ino for path in (box.state / "store" / "blobs").rglob("*")}
+    assert imported(box, folder) == ((), 0)
+    assert Seen.of(box) == before
+    assert {path: path.stat().st_ino for path in inodes} == inodes
+
+
+def test_what_is_here_already_is_not_copied_again(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    first = Draft()
+    imported(box, first.write(tmp_path / "1", signer))
+    second = Draft(version="2.0.0")  # other names for the same weights
+    second.manifest["annotations"]["org.opencontainers.image.title"] = "small"
+    folder = second.write(tmp_path / "2", signer, (2, 2, 2), also=first.listed())
+    second.file(folder, "weights").unlink()
+    size = len(second.blobs["manifest"])
+    assert imported(box, folder) == (("small:2.0.0-Q4_0",), size)
+
+
+def test_two_variants_may_share_their_weights(box: Node, signer: Signer, tmp_path: Path) -> None:
+    draft = Draft()
+    twin = wire.dumps({**draft.manifest, "annotations": {
+        **draft.manifest["annotations"], "org.opencontainers.image.title": "twin",
+    }})  # fmt: skip
+    path = "models/acme/twin/1.0.0/Q4_0"
+    draft.release["targets"] = [draft.path, path, path]
+    folder = draft.write(tmp_path / "b", signer, also={path: target(twin, MANIFEST_TYPE)})
+    blob_path(folder, twin).write_bytes(twin)
+    added, copied = imported(box, folder)
+    assert added == ("small:1.0.0-Q4_0", "twin:1.0.0-Q4_0")
+    assert copied == sum(map(len, (draft.weights, draft.config, draft.blobs["manifest"], twin)))
+
+
+def test_what_other_tools_need_and_we_do_not_may_be_missing(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    assert not (folder / "index.json").exists()
+    assert not (folder / "tuf" / "1.root.json").exists()
+    assert imported(box, folder)[0]
+
+
+# --- sticks in any order --------------------------------------------------------------------------
+
+
+def test_an_older_bundle_is_welcome_while_it_is_listed(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    old, new = Draft(), other()
+    new.director = director(2)
+    old_folder = old.write(tmp_path / "old", signer)
+    new_folder = new.write(
+        tmp_path / "new", signer, (2, 2, 2), also=old.listed(), issued=ISSUED + DAY
+    )
+    imported(box, new_folder)
+    before = contents(box.trust.folder)
+    assert imported(box, old_folder)[0] == ("small:1.0.0-Q4_0",)
+    assert contents(box.trust.folder) == before  # its metadata is ignored
+    assert floor_of(box) == ISSUED + DAY
+    assert names(box) == ["small:1.0.0-Q4_0", "small:2.0.0-Q4_0"]
+
+
+def test_what_is_wanted_but_not_listed_any_more_is_a_downgrade(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    old, new = Draft(), other()
+    old_folder = old.write(tmp_path / "old", signer)
+    imported(box, new.write(tmp_path / "new", signer, (2, 2, 2)))
+    assert "small 1.0.0 is not in the newest" in str(refused(box, old_folder, 22))
+    # The release is listed, the model in it is not:
+    also = {k: v for k, v in old.listed().items() if k.startswith("releases/")}
+    imported(box, other("3.0.0").write(tmp_path / "newer", signer, (3, 3, 3), also=also))
+    assert "wanted, but no longer" in str(refused(box, old_folder, 22))
+
+
+@pytest.mark.parametrize("versions", [(2, 1, 2), (2, 2, 1), (2, 1, 1)])
+def test_newer_metadata_with_an_older_part_is_a_downgrade(
+    box: Node, signer: Signer, tmp_path: Path, versions: tuple[int, int, int]
+) -> None:
+    imported(box, Draft().write(tmp_path / "1", signer, (1, 2, 2)))
+    refused(box, other().write(tmp_path / "2", signer, versions), 22)
+
+
+@pytest.mark.parametrize("versions", [(1, 1, 1), (2, 1, 2), (2, 2, 1)])
+def test_one_version_with_two_contents_is_equivocation(
+    box: Node, signer: Signer, tmp_path: Path, versions: tuple[int, int, int]
+) -> None:
+    imported(box, Draft().write(tmp_path / "1", signer))
+    refused(box, other().write(tmp_path / "2", signer, versions), 31)
+
+
+def test_a_name_that_is_listed_with_other_bytes_replaces_the_old(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    first, second = Draft(), other("1.0.0")
+    first_folder = first.write(tmp_path / "1", signer)
+    imported(box, first_folder)
+    imported(box, second.write(tmp_path / "2", signer, (2, 2, 2)))
+    (row,) = box.ledger.read(catalog.variants)
+    assert row.weights == digest_of(second.weights)
+    assert box.store.weights(row).read_bytes() == second.weights
+    refused(box, first_folder, 23)  # its bytes are not the ones that the newest list names
+
+
+# --- roots ----------------------------------------------------------------------------------------
+
+
+def test_a_verified_root_is_kept_when_the_rest_is_refused(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    new = signer.rotated("targets", "timestamp")
+    second = new.root_file(2, by=signer.root)
+    (folder / "tuf" / "2.root.json").write_bytes(second)
+    (folder / "tuf" / "3.root.json").write_bytes(Signer.new().root_file(3))
+    before = Seen.of(box)
+    with pytest.raises(Exception, match="root is not signed by enough"):
+        box.importer.run(folder, "a test")
+    (folder / "tuf" / "3.root.json").unlink()
+    refused(box, folder, 20)  # root 2 says that these keys may sign no more
+    after = Seen.of(box)
+    assert after.files.pop("tuf/roots/2.root.json") == second
+    assert after == before
+    assert box.trust.root() == second
+    assert imported(box, Draft().write(tmp_path / "new", new))[0]
+
+
+def test_new_keys_may_begin_below_the_version_that_stolen_ones_signed(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    high = Draft().write(tmp_path / "high", signer, (10**8, 10**8, 10**8))
+    imported(box, high)
+    new = signer.rotated("targets", "timestamp")
+    folder = Draft().write(tmp_path / "new", new)
+    (folder / "tuf" / "2.root.json").write_bytes(new.root_file(2, by=signer.root))
+    assert imported(box, folder) == ((), 0)
+    roles = box.trust.roles()
+    assert roles is not None
+    assert roles.timestamp == (folder / "tuf" / "timestamp.json").read_bytes()
+    refused(box, high, 20)
+
+
+def test_a_root_of_strangers_changes_nothing(box: Node, signer: Signer, tmp_path: Path) -> None:
+    for number, data in enumerate((Signer.new().root_file(2), b"junk", b" " * ((512 << 10) + 1))):
+        folder = Draft().write(tmp_path / str(number), signer)
+        (folder / "tuf" / "2.root.json").write_bytes(data)
+        refused(box, folder, 20 if number == 0 else 27)
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_the_floor_only_rises(box: Node, signer: Signer, tmp_path: Path) -> None:
+    for version, days in ((1, 0), (2, 5), (3, 2), (4, 5), (5, 6)):
+        before = floor_of(box)
+        how: Any = {"issued": ISSUED + days * DAY}
+        folder = Draft().write(tmp_path / str(version), signer, (version,) * 3, **how)
+        imported(box, folder)
+        after = floor_of(box)
+        assert after is not None
+        assert after == max(before or ISSUED, ISSUED + days * DAY)
+    assert floor_of(box) == ISSUED + 6 * DAY
+
+
+@pytest.mark.parametrize("year", [1970, 2026, 2038, 9999])
+def test_a_clock_that_is_wrong_by_years_leaves_it_to_the_floor(
+    box: Node, signer: Signer, tmp_path: Path, clock: ScriptedClock, year: int
+) -> None:
+    clock.time = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
+    far = ISSUED + 300 * DAY
+    first, last = Draft(), other()
+    # Judged at the time of this release's build, both are in time …
+    assert imported(box, first.write(tmp_path / "1", signer))[0]
+    assert imported(
+        box, last.write(tmp_path / "2", signer, (2, 2, 2), also=first.listed(), issued=far)
+    )[0]
+    assert floor_of(box) == far
+    # … and with the floor that the second raised, the first's signatures have expired.
+    stale = first.write(tmp_path / "3", signer, (3, 3, 3), also=last.listed())
+    refused(box, stale, 21)
+    assert floor_of(box) == far
+
+
+def test_the_floor_is_rederived_from_the_metadata_in_force(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    """The power may go between the metadata's rename and the ledger's transaction."""
+    assert rederive_floor(box.trust, box.ledger) is None
+    imported(box, Draft().write(tmp_path / "b", signer))
+    fresh = Ledger(tmp_path / "fresh.db")
+    try:
+        assert rederive_floor(box.trust, fresh) == ISSUED
+        assert rederive_floor(TrustStore(tmp_path / "nothing"), fresh) == ISSUED
+    finally:
+        fresh.close()
+
+
+# --- crashes, locks, space ------------------------------------------------------------------------
+
+
+class KilledError(BaseException):
+    """The process is gone."""
+
+
+def test_a_crash_before_the_ledger_s_transaction_leaves_blobs_without_a_row(
+    box: Node,
+    signer: Signer,
+    clock: ScriptedClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, record = Draft().write(tmp_path / "b", signer), Ledger.record
+
+    def killed(ledger: Ledger, effect: Any, *facts: Fact) -> Any:
+        if facts:
+            raise KilledError
+        return record(ledger, effect)
+
+    monkeypatch.setattr(Ledger, "record", killed)
+    with pytest.raises(KilledError):
+        box.importer.run(folder, "a test")
+    monkeypatch.setattr(Ledger, "record", record)
+    assert (len(box.store.blobs.all()), names(box)) == (3, [])
+    assert not is_locked(box.state / "incoming" / ".lock")
+    box.close()
+    again = small_node(box.state, signer, clock)
+    try:
+        assert imported(again, folder) == (("small:1.0.0-Q4_0",), 0)
+        assert names(again) == ["small:1.0.0-Q4_0"]
+    finally:
+        again.close()
+
+
+def test_a_crash_between_two_blobs_is_made_good(box: Node, signer: Signer, tmp_path: Path) -> None:
+    """Some are in the store, one lies half written in incoming/, as a killed process leaves it."""
+    draft = Draft()
+    folder = draft.write(tmp_path / "b", signer)
+    box.store.blobs.add(draft.config)
+    part = box.state / "incoming" / f"{digest_of(draft.weights).removeprefix('sha256:')}.part"
+    part.write_bytes(draft.weights[:100])
+    part.chmod(0o444)
+    size = len(draft.weights) + len(draft.blobs["manifest"])
+    assert imported(box, folder) == (("small:1.0.0-Q4_0",), size)
+    assert not part.exists()
+
+
+def test_a_second_import_waits_for_the_first(box: Node, signer: Signer, tmp_path: Path) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    copying, waiting, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def first(step: Step) -> None:
+        if step.doing == "copying":
+            copying.set()
+            assert go_on.wait(10)
+
+    def second(step: Step) -> None:
+        if step.doing == "waiting for another import to end":
+            waiting.set()
+
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(box.importer.run, folder, "one", first)
+        assert copying.wait(10)
+        two = threads.submit(box.importer.run, folder, "two", second)
+        assert waiting.wait(10)
+        assert not wait([two], timeout=0.1).done
+        assert names(box) == []
+        go_on.set()
+        assert one.result(10).copied_bytes > 0
+        assert (two.result(10).copied_bytes, two.result().added) == (0, ())
+    assert [record["body"]["by"] for record in audit(box)] == ["one", "two"]
+
+
+def test_who_gives_up_in_the_middle_leaves_nothing(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    def gone(step: Step) -> None:
+        if step.doing == "copying":
+            raise BrokenPipeError
+
+    before = Seen.of(box).without_trust()
+    with pytest.raises(BrokenPipeError):
+        box.importer.run(Draft().write(tmp_path / "b", signer), "a test", gone)
+    assert Seen.of(box).without_trust() == before
+
+
+def test_without_space_nothing_is_begun(
+    box: Node, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.bundle.accept._SPARE_BYTES", 1 << 60)
+    error = refused(box, Draft().write(tmp_path / "b", signer), 24, commits=True)
+    assert "small 1.0.0 needs" in str(error)
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(
+    signer: Signer, clock: ScriptedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_root()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this root may not mount, as in most containers")
+    try:
+        node = Node.create(disk / "box", signer.root_file(), clock)
+        folder = Draft(small_llama(bytes(8 << 20))).write(tmp_path / "b", signer)
+        with (disk / "others").open("wb") as others:
+            os.posix_fallocate(others.fileno(), 0, free_bytes(disk) - (4 << 20))
+        assert "are free" in str(refused(node, folder, 24, commits=True))
+        # Somebody else takes the space after it was looked for:
+        monkeypatch.setattr("appliance.bundle.accept.require_space", lambda *_, **__: None)
+        before = Seen.of(node)
+        with pytest.raises(NoSpaceError, match="no space left while writing"):
+            node.importer.run(folder, "a test")
+        assert Seen.of(node) == before
+        node.close()
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_refusal_is_told_even_when_it_cannot_be_recorded(
+    box: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Draft().write(tmp_path / "b", Signer.new())
+    full: Future[None] = Future()
+    full.set_exception(NoSpaceError("the disk is full"))
+    monkeypatch.setattr(box.ledger, "note", lambda *_: full)
+    with pytest.raises(SignatureError):
+        box.importer.run(folder, "a test")
+
+
+def test_a_node_without_a_root_says_what_to_do(box: Node, signer: Signer, tmp_path: Path) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    shutil.rmtree(box.trust.folder)
+    with pytest.raises(NotFoundError, match="trusts no root yet"):
+        box.importer.run(folder, "a test")

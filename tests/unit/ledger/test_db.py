@@ -1,0 +1,118 @@
+"""An effect and what the hub must hear of it: both or neither, and a new file a new epoch."""
+
+import datetime
+import sqlite3
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import NotFoundError, StateUnusableError
+from appliance.ledger import meta, streams
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact, Stream
+
+FACT = Fact(Stream.AUDIT, "test", "2026-12-01T00:00:00.000Z", {})
+
+
+def put(db: sqlite3.Connection) -> str:
+    db.execute("INSERT INTO meta VALUES ('test', 'there')")
+    return "put"
+
+
+def put_and_fail(db: sqlite3.Connection) -> None:
+    put(db)
+    raise NotFoundError("no such thing")
+
+
+def state(ledger: Ledger) -> tuple[int, int]:
+    """Return how many effects and how many facts there are."""
+
+    def query(db: sqlite3.Connection) -> tuple[int, int]:
+        (effects,) = db.execute("SELECT count(*) FROM meta WHERE key = 'test'").fetchone()
+        return int(effects), streams.position(db, Stream.AUDIT).written
+
+    return ledger.read(query)
+
+
+def test_an_effect_and_its_facts_are_there_together(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "node.db")
+    assert ledger.record(put, FACT, FACT).result() == "put"
+    assert state(ledger) == (1, 2)
+    ledger.close()
+
+
+def test_a_failed_effect_leaves_no_fact_and_its_neighbours_alone(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "node.db")
+    before, failed, after = ledger.note(FACT), ledger.record(put_and_fail, FACT), ledger.note(FACT)
+    with pytest.raises(NotFoundError):
+        failed.result()
+    before.result()
+    after.result()
+    assert state(ledger) == (0, 2)
+    ledger.close()
+
+
+def test_a_fact_that_cannot_be_written_takes_its_effect_back(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "node.db")
+    bad = Fact(Stream.AUDIT, "test", FACT.at, {"number": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.record(put, FACT, bad).result()
+    assert state(ledger) == (0, 0)
+    ledger.close()
+
+
+def test_what_was_recorded_is_there_after_reopening_in_the_same_epoch(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "node.db")
+    done = first.record(put, FACT)
+    first.close()
+    first.close()
+    assert done.done()
+    second = Ledger(tmp_path / "node.db")
+    assert state(second) == (1, 1)
+    assert second.epoch == first.epoch
+    second.close()
+
+
+def test_every_new_file_is_a_new_epoch(tmp_path: Path) -> None:
+    ledgers = [Ledger(tmp_path / name) for name in ("a.db", "b.db")]
+    assert ledgers[0].epoch != ledgers[1].epoch
+    assert all(len(ledger.epoch) == 16 for ledger in ledgers)
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_a_commit_is_announced(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "node.db")
+    heard: list[None] = []
+    ledger.on_commit(lambda: heard.append(None))
+    ledger.note(FACT).result()
+    ledger.close()
+    assert heard
+
+
+def test_what_is_no_ledger_is_refused_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "node.db").write_bytes(b"not a database " * 100)
+    with pytest.raises(StateUnusableError, match=r"node\.db is damaged"):
+        Ledger(tmp_path / "node.db")
+
+
+def test_the_floor_only_rises(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "node.db")
+    assert ledger.read(meta.floor) is None
+    moments = [datetime.datetime(2027, month, 1, tzinfo=datetime.UTC) for month in (3, 1, 4)]
+    floors = []
+    for moment in moments:
+        ledger.record(partial(meta.set_floor, moment=moment)).result()
+        floors.append(ledger.read(meta.floor))
+    assert floors == [moments[0], moments[0], moments[2]]
+    ledger.close()
+
+
+def test_reports_are_numbered_across_restarts(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "node.db")
+        found += [ledger.record(meta.next_report).result() for _ in range(6)]
+        ledger.close()
+    assert found == list(range(1, 13))

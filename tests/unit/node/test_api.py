@@ -1,0 +1,258 @@
+"""The local API over a real Unix socket, as the commands of this machine use it."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.core.state import Origin
+from appliance.errors import (
+    ApplianceError,
+    BadDocumentError,
+    NoSpaceError,
+    NotFoundError,
+    PeerUnreachableError,
+    RefusedError,
+    UsageError,
+)
+from appliance.kit.http import HttpClient
+from appliance.kit.reserve import Reserve
+from appliance.ledger import streams
+from appliance.ledger.streams import Stream
+from appliance.node import desired, keys
+from appliance.node.api import LocalApi, LocalServices
+from tests.helpers.models import wire_deployment, wire_site
+from tests.helpers.organisation import Node
+from tests.helpers.waiting import StillClock
+from tests.helpers.web import serving_unix
+
+ME = f"uid {os.getuid()}"
+
+
+class Box:
+    """A node behind its socket. Each story gets a client, and runs on a thread of its own."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.changes = 0
+        self.stopped: list[bool] = []
+        self.reserve = Reserve(node.state / "reserve")
+
+    async def changed(self) -> None:
+        self.changes += 1
+
+    def stop(self, *, engines_too: bool) -> None:
+        self.stopped.append(engines_too)
+
+    def log_lines(self, name: str, lines: int) -> dict[str, list[str]]:
+        if name != "notes":
+            raise NotFoundError(f"no deployment {name!r} is in force")
+        return {"notes-0": [f"line {n}" for n in range(lines)]}
+
+    def run(self, story: Callable[[HttpClient], None]) -> None:
+        services = LocalServices(
+            ledger=self.node.ledger,
+            importer=self.node.importer,
+            reserve=self.reserve,
+            clock=StillClock(),
+            status=lambda: {"node": "box-1", "deployments": [{"name": "notes"}]},
+            log_lines=self.log_lines,
+            changed=self.changed,
+            stop=self.stop,
+        )
+
+        async def whole() -> None:
+            async with serving_unix(LocalApi(services).app()) as path:
+                client = HttpClient.over_unix(path, "the node", "start it", timeout_s=10)
+                await asyncio.to_thread(story, client)
+
+        asyncio.run(whole())
+
+    def audit(self) -> list[tuple[str, dict[str, Any]]]:
+        found = self.node.ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 100)))
+        return [(r.record["kind"], r.record["body"]) for r in found]
+
+    def in_force(self) -> dict[str, Origin]:
+        state = self.node.ledger.read(desired.in_force)
+        return {d.document.name: d.origin for d in state.deployments}
+
+
+@pytest.fixture
+def box(node: Node) -> Box:
+    return Box(node)
+
+
+def test_what_is_applied_is_in_force_and_the_audit_says_who_did_it(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        documents = [wire_deployment("a"), wire_site("here")]
+        for result in ("created", "unchanged"):
+            answer = client.call("POST", "/v1/apply", {"documents": documents})
+            assert answer == {"applied": {"ModelDeployment/a": result, "Site/here": result}}
+
+    box.run(story)
+    assert box.in_force() == {"a": Origin.LOCAL}
+    assert box.changes == 2
+    kind, body = box.audit()[0]
+    assert (kind, body["by"], body["kind"], body["name"]) == ("apply", ME, "ModelDeployment", "a")
+    assert body["document"] == wire_deployment("a")
+    assert len(box.audit()) == 4
+
+
+def test_deleting_and_releasing_say_in_words_what_they_did(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        client.call(
+            "POST", "/v1/apply", {"documents": [wire_deployment("a"), wire_deployment("b")]}
+        )
+        gone = client.call("DELETE", "/v1/deployments/a")
+        assert gone == {"name": "a", "result": "removed"}
+        released = client.call("POST", "/v1/deployments/b/release")
+        assert released["result"] == "released; the fleet does not ask for it, so it ends"
+
+    box.run(story)
+    assert box.in_force() == {}
+    assert [kind for kind, _ in box.audit()] == ["apply", "apply", "delete", "release"]
+    assert box.audit()[2][1] == {"by": ME, "name": "a"}
+
+
+def test_what_failed_is_not_in_the_audit(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        for method, path in (
+            ("DELETE", "/v1/deployments/none"),
+            ("POST", "/v1/deployments/none/release"),
+            ("DELETE", "/v1/gateway/keys/none"),
+        ):
+            with pytest.raises(NotFoundError, match="none"):
+                client.call(method, path)
+
+    box.run(story)
+    assert box.audit() == []
+    assert box.changes == 0
+
+
+REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]] = [
+    ("POST", "/v1/apply", {}, UsageError, "holds no documents"),
+    ("POST", "/v1/apply", {"documents": []}, UsageError, "holds no documents"),
+    ("POST", "/v1/apply", None, UsageError, "not JSON"),
+    ("POST", "/v1/apply", {"documents": ["x"]}, BadDocumentError, "mapping"),
+    (
+        "POST",
+        "/v1/apply",
+        {"documents": [wire_deployment("a"), wire_deployment("b", contxt=1)]},
+        BadDocumentError,
+        "contxt",
+    ),
+    (
+        "POST",
+        "/v1/apply",
+        {"documents": [{**wire_site(), "kind": "BundleLock", "spec": {"sources": []}}]},
+        UsageError,
+        "a BundleLock is not applied to a node",
+    ),
+    ("POST", "/v1/import", {"path": "stick"}, UsageError, "absolute path"),
+    ("POST", "/v1/import", {}, UsageError, "absolute path"),
+    ("POST", "/v1/gateway/keys", {"id": "a"}, UsageError, "a name and a tenant"),
+    ("GET", "/v1/deployments/notes/logs?lines=0", None, UsageError, "1 to 10000"),
+    ("GET", "/v1/deployments/notes/logs?lines=x", None, UsageError, "1 to 10000"),
+    ("GET", "/v1/deployments/other/logs", None, NotFoundError, "'other'"),
+    ("GET", "/v1/other", None, NotFoundError, "404"),
+]
+
+
+def test_an_error_arrives_as_its_own_family(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        for method, path, body, family, text in REFUSED:
+            with pytest.raises(family) as caught:
+                client.call(method, path, body)
+            assert text in caught.value.what, f"{method} {path} {body}"
+
+    box.run(story)
+    assert box.in_force() == {}
+    assert box.audit() == []
+
+
+def test_keys_are_made_listed_without_their_text_and_revoked(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        made = client.call("POST", "/v1/gateway/keys", {"id": "app", "tenant": "ward"})
+        assert made["key"].startswith("ea-")
+        with pytest.raises(UsageError, match="already"):
+            client.call("POST", "/v1/gateway/keys", {"id": "app", "tenant": "ward"})
+        listed = client.call("GET", "/v1/gateway/keys")
+        assert listed == {"keys": [{"id": "app", "tenant": "ward"}]}
+        assert client.call("DELETE", "/v1/gateway/keys/app")["result"] == "revoked"
+        texts.append(made["key"])
+
+    texts: list[str] = []
+    box.run(story)
+    assert box.node.ledger.read(keys.all_keys) == ()
+    assert [kind for kind, _ in box.audit()] == ["key-create", "key-revoke"]
+    assert texts[0] not in str(box.audit())
+
+
+def test_reading_changes_nothing(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        assert client.call("GET", "/v1/status")["node"] == "box-1"
+        assert client.call("GET", "/v1/deployments") == {"deployments": [{"name": "notes"}]}
+        assert client.call("GET", "/v1/models") == {"models": []}
+        logs = client.call("GET", "/v1/deployments/notes/logs?lines=2")
+        assert logs == {"notes-0": ["line 0", "line 1"]}
+
+    box.run(story)
+    assert box.audit() == []
+    assert box.changes == 0
+
+
+def test_an_import_tells_its_progress_and_then_its_result(box: Box, small_bundle: Path) -> None:
+    def story(client: HttpClient) -> None:
+        lines = list(client.objects("POST", "/v1/import", {"path": str(small_bundle)}))
+        assert all("progress" in line for line in lines[:-1])
+        assert (lines[-1]["imported"]["name"], lines[-1]["imported"]["version"]) == (
+            "small",
+            "1.0.0",
+        )
+        (model,) = client.call("GET", "/v1/models")["models"]
+        assert (model["model"], model["version"]) == ("small", "1.0.0")
+
+    box.run(story)
+    assert box.changes == 1
+    assert ME in str(box.audit())
+
+
+def test_a_refused_import_arrives_as_the_refusal_it_is(box: Box, tmp_path: Path) -> None:
+    def story(client: HttpClient) -> None:
+        (tmp_path / "stick").mkdir()
+        with pytest.raises((RefusedError, NotFoundError)):
+            client.call("POST", "/v1/import", {"path": str(tmp_path / "stick")})
+
+    box.run(story)
+    assert box.changes == 0
+
+
+def test_on_a_full_disk_nothing_new_is_begun_and_reading_goes_on(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        for path, body in (("/v1/apply", {"documents": []}), ("/v1/import", {"path": "/x"})):
+            with pytest.raises(NoSpaceError, match="nothing new is begun"):
+                client.call("POST", path, body)
+        assert client.call("GET", "/v1/status")["node"] == "box-1"
+
+    box.reserve.use()
+    box.run(story)
+    assert box.audit() == []
+
+
+def test_stopping_leaves_the_engines_alone_unless_told_otherwise(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        for body in ({}, {"engines": True}, {"engines": 1}):
+            assert client.call("POST", "/v1/stop", body) == {"result": "stopping"}
+
+    box.run(story)
+    assert box.stopped == [False, True, False]
+
+
+def test_nobody_at_the_socket_is_said_with_what_to_do(tmp_path: Path) -> None:
+    client = HttpClient.over_unix(tmp_path / "none", "the node", "start it", timeout_s=1)
+    with pytest.raises(PeerUnreachableError) as caught:
+        client.call("GET", "/v1/status")
+    assert caught.value.hint == "start it"

@@ -1,0 +1,202 @@
+"""The controller brings the node to what is wanted, and tells gateway and hub what it sees."""
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from appliance.core.routes import Endpoint
+from appliance.core.state import Phase, Truth
+from appliance.errors import EngineError
+from appliance.kit.loop import Again
+from appliance.ledger.streams import Stream
+from appliance.node import desired, keys
+from tests.helpers.models import GIB, machine, variant
+from tests.helpers.nodes import ControlledNode
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[ControlledNode]:
+    made = ControlledNode(tmp_path)
+    made.bring(variant())
+    yield made
+    made.ledger.close()
+
+
+def reconcile(node: ControlledNode) -> Again | None:
+    return asyncio.run(node.controller.reconcile())
+
+
+def events(node: ControlledNode) -> list[tuple[str, int | None, str]]:
+    """Return what the hub was told: which deployment, how many are ready, and why not all."""
+    found = []
+    for record in node.records(Stream.EVENTS):
+        body = record["body"]
+        why = next(
+            (c["reason"] for c in body.get("conditions", []) if c["type"] == "Ready"), "gone"
+        )
+        found.append((body["name"], body.get("ready"), why))
+    return found
+
+
+def test_a_deployment_is_started_seen_and_left_alone(node: ControlledNode) -> None:
+    node.apply(replicas=2)
+    assert reconcile(node) == Again(1.0)
+    assert node.driver.started == ["notes-0", "notes-1"]
+    assert reconcile(node) is None
+    assert node.status().ready == 0
+    node.driver.become_ready("notes-0")
+    node.driver.become_ready("notes-1")
+    assert reconcile(node) is None
+    assert node.status().is_ready
+    assert node.driver.started == ["notes-0", "notes-1"]
+
+
+def test_what_is_wanted_otherwise_is_stopped_gone_and_only_then_started(
+    node: ControlledNode,
+) -> None:
+    node.apply(context=64)
+    reconcile(node)
+    before = node.driver.world["notes-0"].revision
+    node.apply(context=128)
+    reconcile(node)
+    assert node.driver.observe()["notes-0"].phase is Phase.STOPPING
+    assert reconcile(node) is None
+    node.driver.end("notes-0")
+    assert reconcile(node) == Again(1.0)
+    assert node.driver.world["notes-0"].revision != before
+
+
+def test_what_is_wanted_no_more_ends(node: ControlledNode) -> None:
+    node.apply()
+    reconcile(node)
+    node.ledger.record(partial(desired.release, name="notes")).result()
+    reconcile(node)
+    node.driver.end("notes-0")
+    assert reconcile(node) is None
+    assert node.driver.world == {}
+    assert node.controller.world.statuses == ()
+    assert node.routes().routes == ()
+
+
+def test_a_new_controller_adopts_what_runs_and_starts_nothing(node: ControlledNode) -> None:
+    node.apply()
+    reconcile(node)
+    node.driver.become_ready("notes-0")
+    node.controller = node.new_controller()
+    assert reconcile(node) is None
+    assert node.driver.started == ["notes-0"]
+    assert node.status().is_ready
+
+
+def ready(node: ControlledNode, name: str) -> tuple[Truth, str, str]:
+    found = node.status(name).condition("Ready")
+    assert found is not None
+    return found.status, found.reason, found.message
+
+
+def test_what_cannot_be_started_is_reported_and_raised_to_be_tried_again(
+    node: ControlledNode,
+) -> None:
+    node.apply()
+    node.driver.refusals["notes-0"] = "no engine is installed"
+    for _ in range(2):
+        with pytest.raises(EngineError, match="no engine is installed"):
+            reconcile(node)
+    assert ready(node, "notes") == (Truth.FALSE, "ActionFailed", "no engine is installed")
+    node.driver.refusals.clear()
+    assert reconcile(node) == Again(1.0)
+    assert ready(node, "notes")[1] == "Starting"
+
+
+def test_a_failure_is_told_of_its_own_deployment_and_the_others_go_on(
+    node: ControlledNode,
+) -> None:
+    for name, model in (("a", "small"), ("b", "small"), ("c", "missing")):
+        node.apply(name, model=model)
+    node.driver.refusals["a-0"] = "no engine is installed"
+    with pytest.raises(EngineError):
+        reconcile(node)
+    assert node.driver.started == ["b-0"]
+    found = [ready(node, name)[1] for name in "abc"]
+    assert found == ["ActionFailed", "Starting", "NotInCatalogue"]
+
+
+def test_the_gateway_hears_where_what_answers(node: ControlledNode) -> None:
+    node.apply(replicas=2)
+    reconcile(node)
+    (route,) = node.routes().routes
+    assert (route.model, route.endpoints, route.cannot) == ("notes", (), "")
+    assert route.capabilities == ("chat", "completions")
+    node.driver.become_ready("notes-1", endpoint="/run/e/1.sock")
+    reconcile(node)
+    assert node.routes().routes[0].endpoints == (Endpoint("notes-1", "/run/e/1.sock"),)
+    node.driver.crash("notes-1")
+    reconcile(node)
+    assert node.routes().routes[0].endpoints == ()
+
+
+def test_the_gateway_hears_why_nothing_will_answer(node: ControlledNode) -> None:
+    node.apply("a", replicas=0)
+    node.apply("b")
+    node.facts = machine(GIB // 2)
+    reconcile(node)
+    zero, large = node.routes().routes
+    assert zero.cannot == "it is scaled to zero replicas"
+    assert "of 0 B left" in large.cannot
+    assert large.retry_after_s == 5
+
+
+def test_an_engine_that_never_comes_up_is_given_up_by_the_gateway(node: ControlledNode) -> None:
+    node.apply()
+    reconcile(node)
+    for _ in range(3):
+        node.driver.crash("notes-0", "ended with status 1")
+    reconcile(node)
+    (route,) = node.routes().routes
+    assert route.cannot == "notes-0 ended with status 1"
+    assert route.retry_after_s == 1
+
+
+def test_keys_reach_the_gateway(node: ControlledNode) -> None:
+    node.ledger.record(partial(keys.create, key_id="app", tenant="t", at="now")).result()
+    reconcile(node)
+    assert [k.id for k in node.routes().keys] == ["app"]
+    node.ledger.record(partial(keys.revoke, key_id="app")).result()
+    reconcile(node)
+    assert node.routes().keys == ()
+
+
+def test_the_snapshot_is_written_only_when_it_changed(node: ControlledNode) -> None:
+    node.apply()
+    reconcile(node)
+    before = node.routes_path.stat().st_ino
+    reconcile(node)
+    assert node.routes_path.stat().st_ino == before
+    assert node.routes_path.stat().st_mode & 0o777 == 0o640
+
+
+def test_the_hub_is_told_once_of_each_change(node: ControlledNode) -> None:
+    node.apply()
+    for _ in range(3):
+        reconcile(node)
+    node.driver.become_ready("notes-0")
+    for _ in range(3):
+        reconcile(node)
+    node.ledger.record(partial(desired.release, name="notes")).result()
+    reconcile(node)
+    assert events(node) == [
+        ("notes", 0, "Starting"),
+        ("notes", 1, "Serving"),
+        ("notes", None, "gone"),
+    ]
+    assert node.controller.version == 3
+
+
+def test_nothing_wanted_is_nothing_to_tell(node: ControlledNode) -> None:
+    assert reconcile(node) is None
+    assert events(node) == []
+    assert node.controller.version == 0
+    assert node.routes().routes == ()

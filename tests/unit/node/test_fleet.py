@@ -1,0 +1,357 @@
+"""Accepting what the hub sends: each step of TRUST's second algorithm is one defence."""
+
+import asyncio
+import base64
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.cache import catalog
+from appliance.core import wire
+from appliance.errors import RefusedError
+from appliance.ledger import meta, streams
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact, Position, Record, SealedBatch, Stream
+from appliance.node import desired
+from appliance.node.fleet import FleetInbox
+from appliance.trust import dsse
+from appliance.trust.envelope import Addressee, Slot, seal
+from appliance.trust.store import TrustStore
+from tests.helpers.models import variant, wire_deployment, wire_site
+from tests.helpers.signing import new_key
+from tests.helpers.waiting import StillClock
+
+DIRECTOR, SYNC, NODE_KEY, STRANGER = new_key(), new_key(), new_key(), new_key()
+DAY = datetime.timedelta(days=1)
+
+
+class Box:
+    """A node's inbox with all that it looks at, and the hub's hand that writes to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder / "node.db")
+        self.me = Addressee("acme", "box-1", NODE_KEY.public, self.ledger.epoch)
+        self.trust_folder = folder / "tuf"
+        self.clock = StillClock()
+        self.changes = 0
+        self.name_director(epoch=2)
+        self.bring(variant("small"))
+        trust = TrustStore(self.trust_folder)
+        self.inbox = FleetInbox(self.me, trust, self.ledger, self.clock, self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def name_director(self, epoch: int) -> None:
+        path = self.trust_folder / "current" / "trust" / "director.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keys = {"keys": [DIRECTOR.public], "sync": [SYNC.public]}
+        path.write_bytes(wire.dumps({"org": "acme", "epoch": epoch, **keys}))
+
+    def forget_director(self) -> None:
+        (self.trust_folder / "current" / "trust" / "director.json").unlink()
+
+    def bring(self, found: Any) -> None:
+        self.ledger.record(lambda db: catalog.add(db, found, "now")).result()
+
+    def word(self, generation: int = 1, **changes: Any) -> bytes:
+        """Return the hub's word; ``changes`` are to the payload, or how it is sealed."""
+        how: dict[str, Any] = {
+            "to": self.me,
+            "key": DIRECTOR,
+            "slot": Slot.DESIRED,
+            "issued": self.clock.utc(),
+        }
+        how.update({k: changes.pop(k) for k in list(changes) if k in how})
+        body = {
+            "directorEpoch": 2, "gen": generation, "documents": [wire_deployment()], **changes,
+        }  # fmt: skip
+        return seal(how["slot"], how["to"], body, how["key"], issued=how["issued"], lifetime=DAY)
+
+    def say(self, data: bytes) -> None:
+        asyncio.run(self.inbox.desired(data))
+
+    def refused(self, data: bytes, code: int) -> RefusedError:
+        """Say what must be refused with this exit status, and change nothing."""
+        before = self.generation()
+        with pytest.raises(RefusedError) as caught:
+            self.say(data)
+        assert caught.value.exit_code == code, caught.value
+        assert self.generation() == before
+        return caught.value
+
+    def generation(self) -> int:
+        return self.ledger.read(desired.fleet).generation
+
+    def in_force(self) -> list[str]:
+        found = self.ledger.read(desired.in_force)
+        return [d.document.name for d in found.deployments]
+
+    def audit(self) -> list[tuple[str, Any]]:
+        found = self.ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 100)))
+        return [(r.record["kind"], r.record["body"]) for r in found]
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    made = Box(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def test_a_word_is_accepted_put_in_force_and_audited(box: Box) -> None:
+    box.say(box.word(3, documents=[wire_deployment("a"), wire_site()]))
+    assert box.generation() == 3
+    assert box.in_force() == ["a"]
+    assert box.changes == 1
+    ((kind, body),) = box.audit()
+    assert kind == "fleet-accepted"
+    assert (body["generation"], body["documents"], len(body["hash"])) == (3, 2, 64)
+
+
+def test_a_newer_word_replaces_all_of_it(box: Box) -> None:
+    box.say(box.word(1, documents=[wire_deployment("a")]))
+    box.say(box.word(7, documents=[wire_deployment("b")]))
+    assert (box.generation(), box.in_force()) == (7, ["b"])
+    box.say(box.word(8, documents=[]))
+    assert (box.generation(), box.in_force()) == (8, [])
+
+
+def test_the_same_bytes_again_are_no_news(box: Box) -> None:
+    data = box.word(1)
+    box.say(data)
+    box.say(data)
+    assert (box.changes, len(box.audit())) == (1, 1)
+
+
+def unsigned(data: bytes) -> bytes:
+    return wire.dumps({**json.loads(data), "signatures": []})
+
+
+def tampered(data: bytes) -> bytes:
+    envelope = json.loads(data)
+    payload = base64.b64decode(envelope["payload"]).replace(b'"gen":1', b'"gen":9')
+    return wire.dumps({**envelope, "payload": base64.b64encode(payload).decode()})
+
+
+def test_form_type_and_signature_come_first(box: Box) -> None:
+    good = box.word(1)
+    box.refused(b"x" * (dsse.MAX_ENVELOPE_BYTES + 1), 27)
+    box.refused(b"not JSON", 27)
+    box.refused(unsigned(good), 27)
+    box.refused(box.word(1, slot=Slot.ACK), 27)
+    box.refused(tampered(good), 20)
+    for key in (STRANGER, SYNC, NODE_KEY):
+        box.refused(box.word(1, key=key), 20)
+    box.refused(dsse.sign(Slot.DESIRED, b'{"org":"acme","org":"acme"}', DIRECTOR), 27)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"org": "other"}, {"node": "box-2"}, {"node_key": STRANGER.public}, {"db_epoch": "0" * 16}],
+)
+def test_a_word_for_another_is_refused(box: Box, other: dict[str, str]) -> None:
+    box.refused(box.word(1, to=replace(box.me, **other)), 28)
+    assert box.audit()[0][1]["code"] == "scope"
+
+
+def test_a_word_from_a_director_that_was_replaced_is_refused(box: Box) -> None:
+    box.refused(box.word(1, directorEpoch=1), 29)
+
+
+def test_an_expired_word_is_refused(box: Box) -> None:
+    box.refused(box.word(1, issued=box.clock.utc() - DAY), 21)
+    box.say(box.word(1, issued=box.clock.utc() - DAY + datetime.timedelta(seconds=1)))
+    box.refused(_undated(box), 27)
+
+
+def _undated(box: Box) -> bytes:
+    payload = {**box.me.fields(), "directorEpoch": 2, "gen": 2, "documents": []}
+    return dsse.sign(Slot.DESIRED, wire.dumps(payload), DIRECTOR)
+
+
+def test_a_clock_that_is_wrong_by_years_does_not_make_a_word_expire(box: Box) -> None:
+    data = box.word(1)
+    for year in (1970, 2090):
+        box.clock.time = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
+        box.say(data)
+    assert box.generation() == 1
+
+
+def test_the_floor_makes_a_word_expire_whatever_the_clock_says(box: Box) -> None:
+    data = box.word(1)
+    floor = box.clock.utc() + 2 * DAY
+    box.ledger.record(lambda db: meta.set_floor(db, floor)).result()
+    box.clock.time = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    box.refused(data, 21)
+
+
+def test_an_older_generation_is_a_replay(box: Box) -> None:
+    old = box.word(1)
+    box.say(old)
+    box.say(box.word(2))
+    box.refused(old, 30)
+
+
+def test_one_number_for_two_contents_is_equivocation(box: Box) -> None:
+    box.say(box.word(1, documents=[wire_deployment("a")]))
+    box.refused(box.word(1, documents=[wire_deployment("b")]), 31)
+    assert box.in_force() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gen": "1"},
+        {"gen": -1},
+        {"gen": True},
+        {"directorEpoch": None},
+        {"documents": {}},
+        {"documents": ["x"]},
+        {"documents": [{**wire_deployment(), "spec": {"model": "../etc"}}]},
+        {"documents": [wire_deployment(), wire_deployment()]},
+        {"documents": [{**wire_deployment(), "kind": "Cake"}]},
+    ],
+)
+def test_what_is_signed_and_makes_no_sense_is_malformed(box: Box, changes: dict[str, Any]) -> None:
+    generation = changes.pop("gen", 1)
+    box.refused(box.word(generation, **changes), 27)
+
+
+def test_a_word_under_a_newer_director_waits_for_its_name(box: Box) -> None:
+    box.say(box.word(1, directorEpoch=3))
+    assert (box.generation(), box.changes) == (0, 1)
+    assert "names its director" in box.inbox.waits_for
+    box.name_director(epoch=3)
+    asyncio.run(box.inbox.look_again())
+    assert (box.generation(), box.inbox.waits_for) == (1, "")
+
+
+def test_a_word_that_names_an_unknown_model_waits_for_a_bundle(box: Box) -> None:
+    box.say(box.word(1))
+    box.say(box.word(2, documents=[wire_deployment("a", "large"), wire_deployment("b", "huge")]))
+    assert (box.generation(), box.in_force()) == (1, ["notes"]), "what runs goes on"
+    assert box.inbox.waits_for == "generation 2 waits for a bundle with large, huge"
+    box.bring(variant("large"))
+    asyncio.run(box.inbox.look_again())
+    assert box.inbox.waits_for == "generation 2 waits for a bundle with huge"
+    box.bring(variant("huge"))
+    asyncio.run(box.inbox.look_again())
+    assert (box.generation(), box.inbox.waits_for) == (2, "")
+    assert box.in_force() == ["a", "b"]
+    asyncio.run(box.inbox.look_again())
+    assert [kind for kind, _ in box.audit()] == ["fleet-accepted"] * 2
+
+
+def test_a_newer_word_takes_the_place_of_one_that_waits(box: Box) -> None:
+    box.say(box.word(1, documents=[wire_deployment("a", "large")]))
+    box.say(box.word(2))
+    assert (box.generation(), box.inbox.waits_for) == (2, "")
+    box.bring(variant("large"))
+    asyncio.run(box.inbox.look_again())
+    assert box.generation() == 2
+
+
+def test_what_waited_and_is_refused_by_now_is_nobody_elses_failure(box: Box) -> None:
+    """Whoever imports a bundle looks again; the import must not seem to have failed."""
+    box.say(box.word(1, documents=[wire_deployment("a", "large")]))
+    box.clock.move(2 * DAY.total_seconds())
+    box.bring(variant("large"))
+    asyncio.run(box.inbox.look_again())
+    assert (box.generation(), box.inbox.waits_for) == (0, "")
+    assert box.audit()[-1][1]["code"] == "expired"
+    asyncio.run(box.inbox.look_again())
+    assert len(box.audit()) == 1
+
+
+def test_before_any_director_is_named_everything_waits_unread(box: Box) -> None:
+    box.forget_director()
+    box.say(b"whatever a broker says")
+    assert "names the director" in box.inbox.waits_for
+    asyncio.run(box.inbox.ack(b"whatever a broker says"))
+    box.name_director(epoch=2)
+    asyncio.run(box.inbox.look_again())
+    assert box.inbox.waits_for == ""
+    box.say(box.word(1))
+    assert box.generation() == 1
+
+
+def test_a_refusal_is_audited_once_for_each_content(box: Box) -> None:
+    stranger, other = box.word(1, key=STRANGER), box.word(1, to=replace(box.me, node="box-2"))
+    for data in (stranger, stranger, other, other):
+        box.refused(data, 20 if data is stranger else 28)
+    assert [body["code"] for _, body in box.audit()] == ["signature", "scope"]
+
+
+class Outbox:
+    """Two sealed batches of one stream."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        facts = [Fact(Stream.USAGE, "t", "", {}) for _ in range(2)]
+        box.ledger.note(*facts).result()
+        for _ in facts:
+            box.ledger.record(lambda db: streams.seal(db, Stream.USAGE, self._one, most=1)).result()
+
+    @staticmethod
+    def _one(_: Position, found: list[Record]) -> SealedBatch:
+        return SealedBatch(Stream.USAGE, found[0].seq, 1, f"hash-{found[0].seq}", b"")
+
+    def left(self) -> list[int]:
+        found = self._box.ledger.read(lambda db: streams.unacknowledged(db, Stream.USAGE, 9))
+        return [b.first for b in found]
+
+
+def ack(box: Box, streams_told: Any, **how: Any) -> bytes:
+    named = {"to": box.me, "key": SYNC, "slot": Slot.ACK, **how}
+    return seal(
+        named["slot"], named["to"], {"streams": streams_told}, named["key"],
+        issued=box.clock.utc(), lifetime=DAY,
+    )  # fmt: skip
+
+
+def told(box: Box, **changes: Any) -> dict[str, Any]:
+    return {"usage": {"epoch": box.ledger.epoch, "upto": 1, "hash": "hash-1", **changes}}
+
+
+def test_an_acknowledgement_frees_what_it_names(box: Box) -> None:
+    outbox = Outbox(box)
+    asyncio.run(box.inbox.ack(ack(box, told(box))))
+    assert outbox.left() == [2]
+    asyncio.run(box.inbox.ack(ack(box, told(box, upto=2, hash="hash-2"))))
+    assert outbox.left() == []
+    asyncio.run(box.inbox.ack(ack(box, told(box))))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hash": "other"}, {"epoch": "other"}, {"upto": 9}, {"upto": 0, "hash": ""}]
+)
+def test_an_acknowledgement_of_something_else_frees_nothing(
+    box: Box, changes: dict[str, Any]
+) -> None:
+    outbox = Outbox(box)
+    asyncio.run(box.inbox.ack(ack(box, told(box, **changes))))
+    asyncio.run(box.inbox.ack(ack(box, {"unknown": 1, "usage": 7})))
+    assert outbox.left() == [1, 2]
+
+
+def test_only_the_sync_key_acknowledges_and_only_for_this_node(box: Box) -> None:
+    outbox = Outbox(box)
+    refused = [
+        (ack(box, told(box), key=DIRECTOR), 20),
+        (ack(box, told(box), slot=Slot.DESIRED), 27),
+        (ack(box, told(box), to=replace(box.me, node="box-2")), 28),
+        (ack(box, told(box), to=replace(box.me, db_epoch="other")), 28),
+        (ack(box, None), 27),
+        (ack(box, told(box, upto="1")), 27),
+    ]
+    for data, code in refused:
+        with pytest.raises(RefusedError) as caught:
+            asyncio.run(box.inbox.ack(data))
+        assert caught.value.exit_code == code
+    assert outbox.left() == [1, 2]

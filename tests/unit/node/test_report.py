@@ -1,0 +1,75 @@
+"""What a node says of itself, signed and numbered so that an old report is known as old."""
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from appliance.core import reading
+from appliance.ledger import streams
+from appliance.ledger.streams import Fact, Stream
+from appliance.node import desired
+from appliance.node.desired import FleetWord
+from appliance.node.report import Reporter
+from appliance.trust.envelope import Accepted, Addressee, Slot, accept
+from appliance.trust.floor import Now
+from tests.helpers.models import deployment, machine, variant, wire_site
+from tests.helpers.nodes import ControlledNode
+from tests.helpers.signing import new_key
+
+KEY = new_key()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[ControlledNode]:
+    made = ControlledNode(tmp_path)
+    made.bring(variant())
+    yield made
+    made.ledger.close()
+
+
+def reporter(node: ControlledNode) -> Reporter:
+    return Reporter(node.ledger, node.controller, machine, node.clock)
+
+
+def signed(node: ControlledNode) -> Accepted:
+    me = Addressee("acme", "box-1", KEY.public, node.ledger.epoch)
+    data = asyncio.run(reporter(node).signed(me, KEY))
+    now = Now(node.clock.utc(), proven=True)
+    return accept(data, Slot.REPORTED, {KEY.public}, me.fields(), now)
+
+
+def test_a_report_is_signed_and_its_number_grows(node: ControlledNode) -> None:
+    found = [signed(node).payload for _ in range(3)]
+    assert [f["report"] for f in found] == [1, 2, 3]
+    assert found[0]["at"] == "2026-12-01T00:00:00.000Z"
+    assert found[0]["machine"]["cpu_model"] is None, "what is not known is said to be so"
+
+
+def test_a_report_says_what_is_in_force_and_how_it_departs_from_the_fleet(
+    node: ControlledNode,
+) -> None:
+    site = reading.from_wire(wire_site(), "a test")
+    word = FleetWord(1, 7, "hash", (deployment("a", replicas=2), deployment("b"), site))
+    node.ledger.record(partial(desired.set_fleet, word=word)).result()
+    node.apply("a", replicas=1)
+    node.apply("c", replicas=0)
+    node.ledger.record(partial(desired.delete_locally, name="b", by="me", at="now")).result()
+    asyncio.run(node.controller.reconcile())
+    body = signed(node).payload
+    assert body["applied"] == {"generation": 7}
+    assert [d["name"] for d in body["deployments"]] == ["a", "c"]
+    assert body["removed"] == ["b"]
+    assert body["drift"] == {
+        "a": "replicas is 1 here, 2 in the fleet",
+        "b": "removed here; the fleet asks for it",
+        "c": "only here; the fleet does not ask for it",
+    }
+
+
+def test_a_report_says_how_much_of_each_stream_the_hub_has(node: ControlledNode) -> None:
+    node.ledger.note(*[Fact(Stream.USAGE, "t", "", {})] * 3).result()
+    assert reporter(node).streams()["usage"] == {"written": 3, "acknowledged": 0}
+    assert set(reporter(node).streams()) == {str(s) for s in streams.Stream}

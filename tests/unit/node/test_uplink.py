@@ -1,0 +1,125 @@
+"""A node and its hub over a broker in memory: the word comes down, what happened goes up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from appliance.core import wire
+from appliance.core.ids import NodeId
+from appliance.hub import store
+from appliance.kit.loop import Wake
+from appliance.ledger.streams import Fact, Stream
+from appliance.node import desired
+from appliance.node.identity import NodeIdentity
+from appliance.node.report import Reporter
+from appliance.node.uplink import Uplink
+from appliance.settings import SyncSettings
+from appliance.sync import mqtt
+from appliance.trust.store import TrustStore
+from tests.fakes.broker import FakeBroker
+from tests.helpers.hubs import Hub, TalkingNode
+from tests.helpers.models import deployment, machine, variant
+from tests.helpers.nodes import ControlledNode
+from tests.helpers.waiting import until
+
+
+class Pair:
+    """A hub, and a node that it admitted."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("hub", "node", "tuf"):
+            (folder / name).mkdir()
+        self.broker = FakeBroker()
+        self.hub = Hub(folder / "hub")
+        self.node = ControlledNode(folder / "node")
+        self.trust = folder / "tuf"
+        signs = TalkingNode()
+        self.hub.admit(signs)
+        self.uplink = Uplink(
+            NodeIdentity(NodeId("box-1"), signs.key),
+            self.node.ledger,
+            TrustStore(self.trust),
+            Reporter(self.node.ledger, self.node.controller, machine, self.node.clock),
+            self.node.controller,
+            Wake(),
+        )
+
+    def name_director(self) -> None:
+        path = self.trust / "current" / "trust" / "director.json"
+        path.parent.mkdir(parents=True)
+        identity = self.hub.identity
+        keys = {"keys": [identity.director.public], "sync": [identity.sync.public]}
+        path.write_bytes(wire.dumps({"org": "acme", "epoch": 1, **keys}))
+
+    def all_acknowledged(self) -> bool:
+        found = Reporter(self.node.ledger, self.node.controller, machine, self.node.clock)
+        return all(s["written"] == s["acknowledged"] > 0 for s in found.streams().values())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        settings = SyncSettings(broker="mqtt://broker")
+        tasks = [
+            asyncio.create_task(self.hub.service.run()),
+            asyncio.create_task(self.uplink.run(settings, self.node.clock, heartbeat_s=30)),
+        ]
+        try:
+            yield
+            assert not any(task.done() for task in tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    monkeypatch.setattr(mqtt, "connect", made.broker.connect)
+    yield made
+    made.hub.db.close()
+    made.node.ledger.close()
+
+
+def test_the_word_comes_down_and_every_record_goes_up_once(pair: Pair) -> None:
+    async def story() -> None:
+        pair.name_director()
+        async with pair.running():
+            await until(lambda: pair.hub.row().reported, "the first report")
+            ask = lambda db: store.put_documents(db, "box-1", [deployment()])  # noqa: E731
+            pair.hub.db.submit(ask).result()
+            await pair.hub.service.say("box-1")
+            await until(lambda: "generation 1" in pair.uplink.status()["waits_for"])
+            pair.node.bring(variant())
+            await pair.uplink.catalogue_changed()
+            assert pair.node.ledger.read(desired.fleet).generation == 1
+            await pair.node.controller.reconcile()
+            pair.node.ledger.note(*[Fact(Stream.USAGE, "t", "", {"n": n}) for n in range(3)])
+            await until(pair.all_acknowledged)
+            assert [r["n"] for r in pair.hub.records(stream="usage")] == [0, 1, 2]
+            assert pair.hub.records(stream="audit")[0]["generation"] == 1
+            assert pair.hub.refusals() == []
+            assert pair.uplink.status()["connected"] is True
+
+    asyncio.run(story())
+
+
+def test_before_a_bundle_named_the_director_nothing_is_said(pair: Pair) -> None:
+    async def story() -> None:
+        async with pair.running():
+            await asyncio.sleep(0.02)
+            assert pair.broker.on("ea1/box-1/up/state") == []
+            assert "no bundle has named a director yet" in pair.uplink.status()["why"]
+            pair.name_director()
+            await pair.uplink.catalogue_changed()
+            await until(lambda: pair.hub.row().reported, "the first report")
+
+    asyncio.run(story())
+
+
+def test_without_a_broker_there_is_nothing_to_do(pair: Pair) -> None:
+    asyncio.run(pair.uplink.run(SyncSettings(), pair.node.clock, heartbeat_s=30))
+    asyncio.run(pair.uplink.catalogue_changed())
+    assert pair.uplink.status()["connected"] is False

@@ -1,0 +1,155 @@
+"""What runs is chosen by what is here and what fits, and every answer has its reason."""
+
+from typing import Any
+
+import pytest
+
+from appliance.core.documents import ModelDeployment
+from appliance.core.model import Variant
+from appliance.core.state import Condition, Truth
+from appliance.planner.decide import RESERVED_BYTES, Decision, decide, select
+from appliance.planner.estimate import estimate, limit_bytes
+from tests.helpers.models import GIB, deployment, machine, variant
+
+BIG = variant(name="Q8_0", weights_bytes=4 * GIB)
+MIDDLE = variant(name="Q4_0", weights_bytes=2 * GIB)
+SMALL = variant(name="Q2_K", weights_bytes=GIB)
+
+
+def one(document: ModelDeployment, *variants: Variant, memory: int | None = 64 * GIB) -> Decision:
+    return decide([document], variants, machine(memory), slots=2)[document.name]
+
+
+def condition(decision: Decision, kind: str) -> Condition:
+    return next(c for c in decision.conditions if c.type == kind)
+
+
+def test_the_best_variant_that_fits_is_taken() -> None:
+    choices = {
+        memory: one(deployment(), SMALL, BIG, MIDDLE, memory=memory * GIB).variant
+        for memory in (64, 4, 2)
+    }
+    assert choices == {64: BIG, 4: MIDDLE, 2: SMALL}
+
+
+def test_a_replica_says_all_that_its_engine_is_started_with() -> None:
+    (replica, second) = one(deployment(replicas=2, context=512), SMALL).replicas
+    assert (replica.id, second.id) == ("notes-0", "notes-1")
+    assert (replica.deployment, replica.engine, replica.variant) == ("notes", "llama-cpp", SMALL)
+    assert (replica.context, replica.slots) == (512, 2)
+    assert replica.memory_limit_bytes == limit_bytes(estimate(SMALL, 512, 2))
+
+
+def test_what_is_not_in_the_catalogue_says_what_is() -> None:
+    decision = one(deployment(model="other"), SMALL)
+    assert decision.replicas == ()
+    assert decision.variant is None
+    found = condition(decision, "Verified")
+    assert (found.status, found.reason) == (Truth.FALSE, "NotInCatalogue")
+    assert found.message == "other is not in the catalogue, which holds small"
+    assert "which holds nothing" in condition(one(deployment()), "Verified").message
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({}, "2.10.0"),
+        ({"model": "small@2.9.0"}, "2.9.0"),
+        ({"model": f"small@{variant(version='1.0.0').manifest}"}, "1.0.0"),
+        ({"model": "small@3"}, None),
+        ({"quantization": "Q4_0"}, "2.10.0"),
+        ({"quantization": "Q9"}, None),
+        ({"engine": "llama-cpp"}, "2.10.0"),
+        ({"engine": "vllm"}, None),
+    ],
+)
+def test_the_newest_version_is_taken_unless_a_document_says_otherwise(
+    asked: dict[str, Any], chosen: str | None
+) -> None:
+    catalogue = [variant(version=v) for v in ("2.9.0", "2.10.0", "1.0.0")]
+    why_not, found = select(deployment(**asked), catalogue)
+    assert [v.version for v in found] == ([] if chosen is None else [chosen])
+    assert bool(why_not) is (chosen is None)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("1.9", "1.10"),
+        ("1.0", "1.0.1"),
+        ("1.0-rc1", "1.0"),
+        ("1.0.0-rc1", "1.0.0-rc2"),
+        ("1.0.0-rc9", "1.0.1"),
+        ("beta", "0.1"),
+        ("2025-12-31", "2026-01-01"),
+    ],
+)
+def test_versions_are_ordered_as_people_mean_them(older: str, newer: str) -> None:
+    catalogue = [variant(version=newer), variant(version=older)]
+    _, found = select(deployment(), catalogue)
+    assert [v.version for v in found] == [newer]
+
+
+def test_too_little_memory_is_said_with_the_arithmetic_and_starts_nothing() -> None:
+    decision = one(deployment(replicas=3), MIDDLE, memory=4 * GIB)
+    assert decision.replicas == ()
+    assert decision.variant == MIDDLE
+    found = condition(decision, "Fits")
+    assert (found.status, found.reason) == (Truth.FALSE, "NotEnoughMemory")
+    assert found.message == (
+        "3 x (weights 2.0 GiB + KV cache 8.0 MiB + buffers 384.0 MiB = 2.4 GiB): "
+        "7.1 GiB of 3.5 GiB left"
+    )
+
+
+def test_a_context_that_the_model_was_not_trained_for_is_refused() -> None:
+    found = condition(one(deployment(context=8193), SMALL), "Fits")
+    assert (found.status, found.reason) == (Truth.FALSE, "ContextTooLong")
+    unknown = one(deployment(context=8193), variant(context_max=None))
+    assert condition(unknown, "Fits").status is Truth.TRUE
+
+
+def test_memory_that_nobody_could_read_is_unsure_and_tried() -> None:
+    decision = one(deployment(), SMALL, memory=None)
+    assert condition(decision, "Fits").status is Truth.UNKNOWN
+    assert "memory not known" in condition(decision, "Fits").message
+    assert len(decision.replicas) == 1
+
+
+def test_a_need_that_is_not_known_is_unsure_while_what_is_known_fits() -> None:
+    unsure = variant(kv_bytes_per_token=None, weights_bytes=GIB)
+    decision = one(deployment(), unsure, memory=4 * GIB)
+    assert condition(decision, "Fits").status is Truth.UNKNOWN
+    assert len(decision.replicas) == 1
+
+
+def test_weights_that_alone_are_too_large_do_not_fit_whatever_else_is_not_known() -> None:
+    hopeless = variant(kv_bytes_per_token=None, weights_bytes=100 * GIB)
+    decision = one(deployment(), hopeless, memory=8 * GIB)
+    assert condition(decision, "Fits").status is Truth.FALSE
+    assert decision.replicas == ()
+
+
+def test_memory_is_given_out_by_name_whatever_the_order_of_asking() -> None:
+    memory = RESERVED_BYTES + 5 * GIB
+    asked = [deployment(name) for name in ("b", "c", "a")]
+    for order in (asked, asked[::-1]):
+        found = decide(order, [MIDDLE], machine(memory), slots=2)
+        assert {name: len(d.replicas) for name, d in found.items()} == {"a": 1, "b": 1, "c": 0}
+
+
+def test_a_need_that_is_not_known_takes_no_more_than_there_is() -> None:
+    unsure = variant("unsure", kv_bytes_per_token=None, weights_bytes=GIB)
+    found = decide(
+        [deployment("a", "unsure"), deployment("b")], [unsure, SMALL], machine(4 * GIB), slots=2
+    )
+    assert "of 0 B left" in condition(found["b"], "Fits").message
+
+
+def test_zero_replicas_need_nothing_and_take_nothing() -> None:
+    found = decide(
+        [deployment("a", replicas=0), deployment("b")], [MIDDLE], machine(4 * GIB), slots=2
+    )
+    assert found["a"].replicas == ()
+    assert condition(found["a"], "Fits").status is Truth.TRUE
+    assert len(found["b"].replicas) == 1

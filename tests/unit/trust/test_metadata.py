@@ -1,0 +1,373 @@
+"""What a node checks before it believes metadata: each check by the metadata that it stops."""
+
+import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tuf.api.metadata import Metadata, MetaFile, Root, Timestamp
+
+from appliance.errors import (
+    ApplianceError,
+    CorruptError,
+    DowngradeError,
+    EquivocationError,
+    ExpiredError,
+    MalformedError,
+    SignatureError,
+    StateUnusableError,
+)
+from appliance.trust import metadata
+from appliance.trust.metadata import RoleSet, SignedTarget, Verified
+from tests.helpers.signing import ISSUED, LIFETIME, Signer, digest_of, public, target
+
+SIGNER, STRANGER = Signer.new(), Signer.new()
+ROOT = SIGNER.root_file()
+LISTED = {"some/path": target(b"words", "text/plain")}
+FIRST, SECOND = SIGNER.metadata(LISTED), SIGNER.metadata({}, (2, 2, 2))
+ROLES = ["timestamp", "snapshot", "targets"]
+DAY = datetime.timedelta(days=1)
+
+
+def refresh(
+    offered: RoleSet,
+    stored: RoleSet | None = None,
+    *,
+    now: datetime.datetime = ISSUED,
+    root: bytes = ROOT,
+) -> Verified:
+    return metadata.refresh(root, stored, offered, now)
+
+
+def refusal(offered: RoleSet, stored: RoleSet | None = None, **how: Any) -> type[ApplianceError]:
+    with pytest.raises(ApplianceError) as caught:
+        refresh(offered, stored, **how)
+    return type(caught.value)
+
+
+def follow(trusted: bytes, *roots: bytes | None) -> list[int]:
+    """Return the versions that were found good in roots offered as 2, 3, …"""
+    offered = dict(enumerate(roots, start=2))
+    return [version for version, _ in metadata.advance_root(trusted, offered.get)]
+
+
+# --- step 2: roots --------------------------------------------------------------------------------
+
+
+def test_a_chain_is_followed_until_a_version_is_missing() -> None:
+    second = SIGNER.rotated("root")
+    third = second.rotated("root", "targets")
+    chain = [
+        second.root_file(2, by=SIGNER.root),
+        third.root_file(3, by=second.root),
+        third.root_file(4),
+    ]
+    assert follow(ROOT) == []
+    assert follow(ROOT, *chain) == [2, 3, 4]
+    assert follow(ROOT, chain[0], None, chain[2]) == [2]
+    assert follow(chain[0], *chain) == [3, 4]
+
+
+def test_a_root_needs_the_old_keys_and_its_own() -> None:
+    other = SIGNER.rotated("root")
+    for data in (
+        other.root_file(2),
+        replace(SIGNER, root=[]).root_file(
+            2, by=SIGNER.root, edit=lambda root: root.add_key(public(other.root[0]), "root")
+        ),
+        STRANGER.root_file(2),
+    ):
+        with pytest.raises(SignatureError):
+            follow(ROOT, data)
+
+
+def test_the_good_roots_before_a_bad_one_are_found() -> None:
+    good = SIGNER.root_file(2)
+    found = metadata.advance_root(ROOT, {2: good, 3: STRANGER.root_file(3)}.get)
+    assert next(found) == (2, good)
+    with pytest.raises(SignatureError):
+        next(found)
+
+
+def test_at_most_256_roots_are_followed() -> None:
+    assert follow(ROOT, *(SIGNER.root_file(n) for n in range(2, 260))) == list(range(2, 258))
+
+
+def without(name: str) -> Callable[[Any], object]:
+    return lambda part: part.unrecognized_fields.pop(name)
+
+
+def same_key_again(root: Root) -> None:
+    """List one key under a second id, by spelling its public half in another way."""
+    key = public(SIGNER.targets[0])
+    key.keyid = "ff" * 32
+    key.keyval = {"public": key.keyval["public"].upper()}
+    root.add_key(key, "targets")
+    root.roles["targets"].threshold = 2
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        without("x-issued"),
+        lambda root: root.unrecognized_fields.update({"x-issued": "2999-01-01T00:00:00Z"}),
+        same_key_again,
+        lambda root: root.roles["targets"].keyids.append("ab" * 32),
+    ],
+)
+def test_a_root_that_no_role_should_follow_is_malformed(edit: Callable[[Any], object]) -> None:
+    with pytest.raises(MalformedError):
+        follow(ROOT, SIGNER.root_file(2, edit=edit))
+
+
+def test_a_root_says_its_own_version() -> None:
+    with pytest.raises(DowngradeError):
+        follow(ROOT, SIGNER.root_file(3))
+    with pytest.raises(MalformedError, match="Expected 'root'"):
+        follow(ROOT, FIRST.targets)
+
+
+def test_a_first_root_vouches_for_itself() -> None:
+    assert metadata.root_version(SIGNER.root_file(7)) == 7
+    with pytest.raises(SignatureError):
+        metadata.root_version(replace(SIGNER, root=[]).root_file(edit=_with_root_key))
+    for edit in (same_key_again, lambda root: root.roles["root"].keyids.append("ab" * 32)):
+        with pytest.raises(MalformedError):
+            metadata.root_version(SIGNER.root_file(edit=edit))
+    for data in (b"", b"{}", b"[]", b"[" * 100_000, b"\xff", FIRST.snapshot):
+        with pytest.raises(MalformedError):
+            metadata.root_version(data)
+
+
+def _with_root_key(root: Root) -> None:
+    root.add_key(public(SIGNER.root[0]), "root")
+
+
+# --- step 5: what a bundle offers -----------------------------------------------------------------
+
+
+def test_what_was_signed_is_believed() -> None:
+    found = refresh(FIRST)
+    assert found == Verified(
+        roles=FIRST,
+        is_new=True,
+        was_older=False,
+        targets={
+            "some/path": SignedTarget(
+                "some/path", found.targets["some/path"].digest, 5, "text/plain"
+            )
+        },
+        issued=ISSUED,
+        versions={"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1},
+    )
+    assert found.targets["some/path"].digest == digest_of(b"words")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_is_signed_by_its_own_keys(role: str) -> None:
+    for keys in (STRANGER.targets, SIGNER.root, []):
+        assert refusal(SIGNER.metadata(LISTED, by={role: keys})) is SignatureError
+    swapped = {"timestamp": SIGNER.targets, "snapshot": SIGNER.timestamp}
+    assert refusal(SIGNER.metadata(LISTED, by={role: swapped.get(role, SIGNER.timestamp)})) is (
+        SignatureError
+    )
+
+
+def test_a_threshold_counts_distinct_keys() -> None:
+    two = replace(SIGNER, targets=[*SIGNER.targets, *STRANGER.targets])
+
+    def both(root: Root) -> None:
+        root.roles["targets"].threshold = 2
+
+    root = two.root_file(edit=both)
+    assert refresh(two.metadata(LISTED), root=root).is_new
+    for keys in (SIGNER.targets, SIGNER.targets * 2, [*SIGNER.targets, *SIGNER.root]):
+        assert refusal(two.metadata(LISTED, by={"targets": keys}), root=root) is SignatureError
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_expires(role: str) -> None:
+    def sooner(part: Any) -> None:
+        part.expires = ISSUED + DAY
+
+    offered = SIGNER.metadata(LISTED, edit={role: sooner})
+    assert refresh(offered, now=ISSUED + DAY - datetime.timedelta(seconds=1)).is_new
+    assert refusal(offered, now=ISSUED + DAY) is ExpiredError
+
+
+def test_an_expired_root_stops_everything() -> None:
+    def sooner(root: Root) -> None:
+        root.expires = ISSUED + DAY
+
+    root = SIGNER.root_file(edit=sooner)
+    assert refusal(FIRST, root=root, now=ISSUED + DAY) is ExpiredError
+    assert refusal(SECOND, FIRST, root=root, now=ISSUED + DAY) is ExpiredError
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "issued", [None, "yesterday", "2027-01-01T00:00:00", "2999-01-01T00:00Z", 7]
+)
+def test_every_role_says_when_it_was_issued_and_that_is_before_it_expires(
+    role: str, issued: object
+) -> None:
+    def change(part: Any) -> None:
+        part.unrecognized_fields.pop("x-issued")
+        if issued is not None:
+            part.unrecognized_fields["x-issued"] = issued
+
+    assert refusal(SIGNER.metadata(LISTED, edit={role: change})) is MalformedError
+
+
+def test_lengths_and_hashes_are_there_and_hold() -> None:
+    for name in ("hashes", "length"):
+        for edit in (
+            {"timestamp": lambda t, name=name: setattr(t.snapshot_meta, name, None)},
+            {"snapshot": lambda s, name=name: setattr(s.meta["targets.json"], name, None)},
+        ):
+            assert refusal(SIGNER.metadata(LISTED, edit=edit)) is MalformedError
+    for role in ("snapshot", "targets"):
+        changed = replace(FIRST, **{role: getattr(FIRST, role) + b"\n"})
+        assert refusal(changed) is CorruptError
+    assert refusal(SIGNER.metadata({}, edit={"snapshot": lambda s: s.meta.clear()})) is (
+        MalformedError
+    )
+
+
+def test_one_role_never_passes_for_another() -> None:
+    def name_targets(timestamp: Timestamp) -> None:
+        timestamp.snapshot_meta = MetaFile.from_data(1, FIRST.targets, ["sha256"])
+
+    # Targets and snapshot share their keys here, so only the type tells them apart.
+    offered = SIGNER.metadata(LISTED, edit={"timestamp": name_targets})
+    assert refusal(replace(offered, snapshot=FIRST.targets)) is MalformedError
+    assert refusal(replace(FIRST, timestamp=FIRST.snapshot)) is MalformedError
+    assert refusal(replace(FIRST, timestamp=ROOT)) is MalformedError
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"[" * 60_000, b"\xff", b'{"signed":1}', b"null"])
+def test_junk_is_malformed(junk: bytes) -> None:
+    assert refusal(replace(FIRST, timestamp=junk)) is MalformedError
+    assert refusal(replace(FIRST, timestamp=junk), FIRST) is MalformedError
+
+
+def test_a_target_is_listed_by_its_sha256_alone() -> None:
+    for hashes in (
+        {"sha512": "ab" * 64},
+        {"sha256": "ab" * 32, "sha512": "ab" * 64},
+        {"sha256": "../../../../etc/passwd"},
+        {"sha256": "AB" * 32},
+    ):
+        listed = {"some/path": target(b"words")}
+        listed["some/path"].hashes = hashes
+        assert refusal(SIGNER.metadata(listed)) is MalformedError
+
+
+@pytest.mark.parametrize("custom", [None, "text", [], {}, {"mediaType": None}])
+def test_a_target_without_a_media_type_has_none(custom: object) -> None:
+    listed = {"some/path": target(b"words")}
+    listed["some/path"].unrecognized_fields["custom"] = custom
+    assert refresh(SIGNER.metadata(listed)).targets["some/path"].media_type is None
+
+
+# --- what is stored already -----------------------------------------------------------------------
+
+
+def test_newer_replaces_older_is_ignored_and_equal_is_known() -> None:
+    newer = refresh(SECOND, FIRST)
+    assert (newer.roles, newer.is_new, newer.was_older) == (SECOND, True, False)
+    older = refresh(FIRST, SECOND)
+    assert (older.roles, older.is_new, older.was_older) == (SECOND, False, True)
+    assert dict(older.targets) == {}
+    again = refresh(SECOND, SECOND)
+    assert (again.roles, again.is_new, again.was_older) == (SECOND, False, False)
+
+
+def test_the_stored_metadata_expires_too_where_the_bundle_s_is_not_newer() -> None:
+    for offered in (FIRST, SECOND):
+        assert refusal(offered, SECOND, now=ISSUED + LIFETIME) is ExpiredError
+
+
+@pytest.mark.parametrize("versions", [(3, 1, 2), (3, 2, 1), (3, 3, 1), (3, 1, 1)])
+def test_no_version_goes_down_even_when_the_stored_has_expired(
+    versions: tuple[int, int, int],
+) -> None:
+    assert refusal(SIGNER.metadata({}, versions), SECOND) is DowngradeError
+    later = ISSUED + LIFETIME
+    offered = SIGNER.metadata({}, versions, issued=later)
+    assert refusal(offered, SECOND, now=later) is DowngradeError
+
+
+def test_the_snapshot_names_the_versions_that_are_there() -> None:
+    def other_version(snapshot: Any) -> None:
+        snapshot.meta["targets.json"].version = 3
+
+    assert refusal(SIGNER.metadata({}, (2, 2, 2), edit={"snapshot": other_version})) is (
+        DowngradeError
+    )
+
+
+def test_a_role_never_vanishes_from_the_snapshot() -> None:
+    def add(snapshot: Any) -> None:
+        snapshot.meta["vendor.json"] = MetaFile(1, 1, {"sha256": "ab" * 32})
+
+    stored = SIGNER.metadata({}, edit={"snapshot": add})
+    assert refusal(SECOND, stored) is MalformedError
+
+
+@pytest.mark.parametrize("versions", [(1, 1, 1), (2, 1, 2), (2, 2, 1), (1, 2, 2)])
+def test_one_version_of_any_role_has_one_content(versions: tuple[int, int, int]) -> None:
+    offered = SIGNER.metadata(LISTED, versions, issued=ISSUED + DAY)
+    assert refusal(offered, FIRST) is EquivocationError
+
+
+def test_only_a_signature_can_show_that_a_signer_said_two_things() -> None:
+    stranger = STRANGER.metadata(LISTED, issued=ISSUED + DAY)
+    assert refusal(stranger, FIRST) is SignatureError
+    damaged = FIRST.timestamp.replace(b'"version": 1', b'"version": 1 ')
+    assert damaged != FIRST.timestamp
+    # Blanks are not signed: whoever carries the stick can add some, and must not gain by it.
+    assert not refresh(replace(FIRST, timestamp=damaged), FIRST).is_new
+    assert not refresh(FIRST, replace(FIRST, timestamp=damaged)).is_new
+
+
+def test_a_stranger_s_older_metadata_is_ignored_like_any_other() -> None:
+    found = refresh(STRANGER.metadata({"evil": target(b"")}), SECOND)
+    assert (found.roles, found.is_new) == (SECOND, False)
+
+
+def test_new_keys_begin_anew_at_any_version() -> None:
+    """Fast-forward recovery: a stolen key may have signed the highest version there is."""
+    stored = SIGNER.metadata(LISTED, (2**31, 2**31, 2**31))
+    for rotated in (("timestamp",), ("targets",), ("timestamp", "targets")):
+        signer = SIGNER.rotated(*rotated)
+        root = signer.root_file(2, by=SIGNER.root)
+        found = refresh(signer.metadata({}), stored, root=root)
+        assert (found.is_new, found.versions["targets"]) == (True, 1)
+        assert refusal(stored, stored, root=root) is SignatureError
+
+
+def test_what_the_disk_damaged_is_said_to_be_damaged() -> None:
+    for role in ROLES[:2]:
+        with pytest.raises(StateUnusableError, match="damaged"):
+            refresh(SECOND, replace(FIRST, **{role: b"\0" * 100}))
+    with pytest.raises(StateUnusableError, match="damaged"):
+        metadata.issued(replace(FIRST, targets=b""))
+
+
+def test_the_newest_signed_time_is_the_newest_of_the_three() -> None:
+    for role in ROLES:
+
+        def later(part: Any) -> None:
+            part.unrecognized_fields["x-issued"] = "2027-01-01T00:00:00Z"
+
+        found = SIGNER.metadata(LISTED, edit={role: later})
+        assert refresh(found).issued == metadata.issued(found)
+        assert metadata.issued(found) == datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+    assert metadata.issued(FIRST) == ISSUED
+
+
+def test_the_helper_signs_what_it_says() -> None:
+    signed = Metadata[Any].from_bytes(SIGNER.metadata(LISTED, (3, 2, 1)).timestamp).signed
+    assert (signed.version, signed.snapshot_meta.version) == (3, 2)
