@@ -12,6 +12,9 @@ from appliance.gateway.exchange import CallerLeft, Exchange
 from appliance.gateway.tokens import StreamTail, TokenCount, count
 from appliance.gateway.upstream import EngineAnswer, EngineGoneError, ask
 
+_MOST_ANSWER_BYTES = 64 << 20
+"""An answer that is not streamed is held until it is whole; an engine is not to fill the memory."""
+
 
 class Served:
     """The usage record of a request as it grows."""
@@ -106,9 +109,13 @@ async def _begin(exchange: Exchange, answer: EngineAnswer, served: Served) -> No
 
 async def _pass_whole(exchange: Exchange, answer: EngineAnswer, served: Served) -> None:
     parts = []
+    size = 0
     async for chunk in answer.body():
         served.first_byte()
         parts.append(chunk)
+        size += len(chunk)
+        if size > _MOST_ANSWER_BYTES:
+            raise EngineGoneError(f"the engine answered more than {size >> 20} MiB", asked=True)
     data = b"".join(parts)
     length = (b"content-length", str(len(data)).encode())
     await exchange.begin(answer.status, [*answer.headers, length])

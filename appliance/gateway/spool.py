@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _ROTATE_BYTES = 1 << 20
 _MOST_WAITING = 10_000
 _SYNC_S = 0.05
+_RETRY_S = 1.0
 
 
 class _File:
@@ -130,6 +131,10 @@ class UsageSpool:
     def _sync(self) -> None:
         """Make facts survive a power cut, on a thread, for many requests at once."""
         self._syncing = None
+        if self._waiting:
+            self._flush()
+            loop = asyncio.get_running_loop()
+            self._syncing = loop.call_later(_RETRY_S, self._sync)
         files = [self._file, *self._old]
         with contextlib.suppress(RuntimeError):  # the loop is about to end
             asyncio.get_running_loop().run_in_executor(None, _sync_quietly, files)

@@ -11,6 +11,9 @@ from appliance.core.documents import Document
 from appliance.errors import EquivocationError, NotFoundError, UsageError
 from appliance.sync.batch import Batch
 
+MOST_DOCUMENT_BYTES = 44 << 10
+"""What a generation may hold, so that its envelope stays below 64 KiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
@@ -173,7 +176,7 @@ def records(
         " ORDER BY epoch, seq LIMIT ?",
         (name, stream, after, most),
     )
-    return [{"epoch": r[0], "seq": r[1], **json.loads(r[2])} for r in rows]
+    return [{**json.loads(r[2]), "epoch": r[0], "seq": r[1]} for r in rows]
 
 
 def batches(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
@@ -208,13 +211,25 @@ def documents(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
 
 
 def put_documents(db: sqlite3.Connection, name: str, found: list[Document]) -> int:
-    """Ask something of a node; return the generation that says so."""
+    """Ask something of a node; return the generation that says so.
+
+    Raises:
+        NotFoundError: the node was never admitted.
+        UsageError: all of it would not fit into one envelope.
+    """
     node(db, name)
     for document in found:
         db.execute(
             "INSERT INTO documents VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET document = excluded.document",
             (name, document.kind, document.name, wire.dumps(document.to_wire()).decode()),
+        )
+    size = len(wire.dumps(documents(db, name)))
+    if size > MOST_DOCUMENT_BYTES:
+        raise UsageError(
+            f"{name} would be asked for {size} bytes of documents, more than one envelope holds "
+            f"({MOST_DOCUMENT_BYTES})",
+            hint="delete documents that are not needed any more",
         )
     return next_generation(db, name)
 
@@ -256,7 +271,8 @@ def sealed(
     """Return the envelope of a node's generation: sealed once, then always the same bytes.
 
     One that was sealed before ``too_old`` makes place for a new generation, so that what a broker
-    retains never expires. None when nothing was asked, or the node never said its epoch.
+    retains never expires; and so does one for another ledger, because no number may ever stand
+    for two contents. None when nothing was asked, or the node never said its epoch.
     """
     row = db.execute(
         "SELECT generation, db_epoch, envelope, sealed_at FROM generations WHERE node = ?", (name,)
@@ -267,7 +283,7 @@ def sealed(
     number, sealed_for, envelope, sealed_at = row
     if envelope is not None and sealed_for == epoch and sealed_at >= too_old:
         return bytes(envelope)
-    if envelope is not None and sealed_for == epoch:
+    if envelope is not None:
         number = next_generation(db, name)
     fresh = seal(Ask(number, epoch, documents(db, name)))
     db.execute(

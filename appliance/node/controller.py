@@ -109,7 +109,7 @@ class Controller:
         snapshot = RouteSnapshot(
             tuple(_route(s) for s in statuses), self._ledger.read(keys.all_keys)
         )
-        if snapshot != self._published:
+        if snapshot != self._published or not self._routes.exists():
             replace_quickly(self._routes, snapshot.dump(), mode=0o640)
             self._published = snapshot
 

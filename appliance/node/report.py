@@ -1,7 +1,6 @@
 """What a node says of itself: to its own staff as status, to the hub as a signed report."""
 
 import asyncio
-import datetime
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,10 +12,12 @@ from appliance.ledger import meta, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node.controller import Controller
+from appliance.trust import floor
 from appliance.trust.envelope import Addressee, Slot, seal
 from appliance.trust.keys import SigningKey
 
-_LIFETIME = datetime.timedelta(days=1)
+_LIFETIME = floor.SPAN
+"""A report is known as old by its number; a node whose clock is wrong must be heard too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,10 @@ class Reporter:
         It carries a number that grows, so that an old one that a broker repeats is known as old.
         """
         number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
-        now = self.clock.utc()
-        body = {**self.body(), "report": number, "at": rfc3339(now)}
-        return seal(Slot.REPORTED, me, body, key, issued=now, lifetime=_LIFETIME)
+        clock = self.clock.utc()
+        body = {**self.body(), "report": number, "at": rfc3339(clock)}
+        issued = floor.now(self.ledger.read(meta.floor), clock).at
+        return seal(Slot.REPORTED, me, body, key, issued=issued, lifetime=_LIFETIME)
 
 
 def drift(desired: DesiredState) -> dict[str, str]:

@@ -51,7 +51,6 @@ class MemoryGroup:
             else:
                 return
 
-
     def _end_members(self) -> None:
         with contextlib.suppress(OSError):
             for pid in (self._folder / "cgroup.procs").read_text().split():

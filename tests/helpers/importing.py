@@ -66,6 +66,17 @@ def audit(node: Node) -> list[dict[str, Any]]:
     ]
 
 
+def imported(node: Node, folder: Path) -> tuple[tuple[str, ...], int]:
+    """Import a good bundle; return what it added and the bytes it copied."""
+    found = node.importer.run(folder, "a test")
+    return found.added, found.copied_bytes
+
+
+def names(node: Node) -> list[str]:
+    """Return what the catalogue holds."""
+    return [row.reference for row in node.ledger.read(catalog.variants)]
+
+
 def refused(node: Node, folder: Path, code: int, *, commits: bool = False) -> ApplianceError:
     """Import what must be refused with this exit status; check that nothing of it stays.
 

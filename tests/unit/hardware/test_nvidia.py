@@ -73,13 +73,20 @@ def test_memory_that_belongs_to_the_host_is_not_zero(tmp_path: Path) -> None:
         assert gpu["name"].startswith("Fake L4")
 
 
-@pytest.mark.parametrize("macro", ["INIT_FAILS=UNKNOWN", "WITHOUT_COUNT", "SECOND_IS_LOST"])
+@pytest.mark.parametrize("macro", ["INIT_FAILS=UNKNOWN", "WITHOUT_COUNT"])
 def test_a_driver_that_fails_leaves_the_gpus_unknown_instead_of_none(
     tmp_path: Path, macro: str
 ) -> None:
     found = driver(tmp_path, macro)
     assert found["gpus"] is None
     assert found["note"].startswith("the NVIDIA driver fails: ")
+
+
+def test_a_gpu_that_fell_off_the_bus_hides_no_other(tmp_path: Path) -> None:
+    first, second = driver(tmp_path, "SECOND_IS_LOST")["gpus"]
+    assert first["memory_bytes"] == 24 * GIB
+    assert second == {"uuid": "index-1", "name": None, "memory_kind": None, "memory_bytes": None,
+                      "memory_free_bytes": None}  # fmt: skip
 
 
 def test_a_driver_that_is_installed_and_not_loaded_is_no_driver(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Imports that do not come to their end: crashes, a full disk, two at once."""
+
+import os
+import shutil
+import subprocess
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.bundle.accept import Step
+from appliance.errors import NoSpaceError, NotFoundError, SignatureError
+from appliance.kit.files import free_bytes, is_locked
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact
+from tests.conftest import need_root
+from tests.helpers.clock import ScriptedClock
+from tests.helpers.gguf import small_llama
+from tests.helpers.importing import Seen, audit, imported, names, refused, small_node
+from tests.helpers.organisation import Node
+from tests.helpers.signing import Draft, Signer, digest_of
+
+
+class KilledError(BaseException):
+    """The process is gone."""
+
+
+def test_a_crash_before_the_ledger_s_transaction_leaves_blobs_without_a_row(
+    box: Node,
+    signer: Signer,
+    clock: ScriptedClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, record = Draft().write(tmp_path / "b", signer), Ledger.record
+
+    def killed(ledger: Ledger, effect: Any, *facts: Fact) -> Any:
+        if facts:
+            raise KilledError
+        return record(ledger, effect)
+
+    monkeypatch.setattr(Ledger, "record", killed)
+    with pytest.raises(KilledError):
+        box.importer.run(folder, "a test")
+    monkeypatch.setattr(Ledger, "record", record)
+    assert (len(box.store.blobs.all()), names(box)) == (3, [])
+    assert not is_locked(box.state / "incoming" / ".lock")
+    box.close()
+    again = small_node(box.state, signer, clock)
+    try:
+        assert imported(again, folder) == (("small:1.0.0-Q4_0",), 0)
+        assert names(again) == ["small:1.0.0-Q4_0"]
+    finally:
+        again.close()
+
+
+def test_a_crash_between_two_blobs_is_made_good(box: Node, signer: Signer, tmp_path: Path) -> None:
+    """Some are in the store, one lies half written in incoming/, as a killed process leaves it."""
+    draft = Draft()
+    folder = draft.write(tmp_path / "b", signer)
+    box.store.blobs.add(draft.config)
+    part = box.state / "incoming" / f"{digest_of(draft.weights).removeprefix('sha256:')}.part"
+    part.write_bytes(draft.weights[:100])
+    part.chmod(0o444)
+    size = len(draft.weights) + len(draft.blobs["manifest"])
+    assert imported(box, folder) == (("small:1.0.0-Q4_0",), size)
+    assert not part.exists()
+
+
+def test_a_second_import_waits_for_the_first(box: Node, signer: Signer, tmp_path: Path) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    copying, waiting, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def first(step: Step) -> None:
+        if step.doing == "copying":
+            copying.set()
+            assert go_on.wait(10)
+
+    def second(step: Step) -> None:
+        if step.doing == "waiting for another import to end":
+            waiting.set()
+
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(box.importer.run, folder, "one", first)
+        assert copying.wait(10)
+        two = threads.submit(box.importer.run, folder, "two", second)
+        assert waiting.wait(10)
+        assert not wait([two], timeout=0.1).done
+        assert names(box) == []
+        go_on.set()
+        assert one.result(10).copied_bytes > 0
+        assert (two.result(10).copied_bytes, two.result().added) == (0, ())
+    assert [record["body"]["by"] for record in audit(box)] == ["one", "two"]
+
+
+def test_who_gives_up_in_the_middle_leaves_nothing(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    def gone(step: Step) -> None:
+        if step.doing == "copying":
+            raise BrokenPipeError
+
+    before = Seen.of(box).without_trust()
+    with pytest.raises(BrokenPipeError):
+        box.importer.run(Draft().write(tmp_path / "b", signer), "a test", gone)
+    assert Seen.of(box).without_trust() == before
+
+
+def test_without_space_nothing_is_begun(
+    box: Node, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.bundle.accept._SPARE_BYTES", 1 << 60)
+    error = refused(box, Draft().write(tmp_path / "b", signer), 24, commits=True)
+    assert "small 1.0.0 needs" in str(error)
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(
+    signer: Signer, clock: ScriptedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_root()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this root may not mount, as in most containers")
+    try:
+        node = Node.create(disk / "box", signer.root_file(), clock)
+        folder = Draft(small_llama(bytes(8 << 20))).write(tmp_path / "b", signer)
+        with (disk / "others").open("wb") as others:
+            os.posix_fallocate(others.fileno(), 0, free_bytes(disk) - (4 << 20))
+        assert "are free" in str(refused(node, folder, 24, commits=True))
+        # Somebody else takes the space after it was looked for:
+        monkeypatch.setattr("appliance.bundle.accept.require_space", lambda *_, **__: None)
+        before = Seen.of(node)
+        with pytest.raises(NoSpaceError, match="no space left while writing"):
+            node.importer.run(folder, "a test")
+        assert Seen.of(node) == before
+        node.close()
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_refusal_is_told_even_when_it_cannot_be_recorded(
+    box: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Draft().write(tmp_path / "b", Signer.new())
+    full: Future[None] = Future()
+    full.set_exception(NoSpaceError("the disk is full"))
+    monkeypatch.setattr(box.ledger, "note", lambda *_: full)
+    with pytest.raises(SignatureError):
+        box.importer.run(folder, "a test")
+
+
+def test_a_node_without_a_root_says_what_to_do(box: Node, signer: Signer, tmp_path: Path) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    shutil.rmtree(box.trust.folder)
+    with pytest.raises(NotFoundError, match="trusts no root yet"):
+        box.importer.run(folder, "a test")
