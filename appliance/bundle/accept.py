@@ -6,8 +6,9 @@ record; never a blob or a catalogue row.
 """
 
 import contextlib
-import datetime
+import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from appliance.ledger.streams import Fact, Stream
 from appliance.trust import floor, metadata
 from appliance.trust.metadata import SignedTarget, Verified
 from appliance.trust.store import DIRECTOR_PATH, Director, TrustStore
+
+log = logging.getLogger(__name__)
 
 _MAX_DOCUMENT_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20
@@ -113,7 +116,8 @@ class Importer:
         packs = [self._manifest(bundle, target) for target in wanted]  # step 10, before 9:
         missing = self._missing(packs)  # only manifests say which blobs there are
         total = sum(blob.size for blob in missing)
-        require_space(self._state, total + _SPARE_BYTES, what=f"{name} {version}")  # step 9
+        if missing:
+            require_space(self._state, total + _SPARE_BYTES, what=f"{name} {version}")  # step 9
         self._receive(bundle, packs, missing, progress)  # steps 11 to 13
         progress(Step("writing the catalogue", total, total))
         return self._admit((name, version), packs, missing, by)  # step 14
@@ -129,8 +133,8 @@ class Importer:
             return {}
         data = bundle.document(listed.digest, listed.length, _MAX_DOCUMENT_BYTES)
         new, old = Director.parse(data), self._trust.director()
-        if old is not None and new.epoch < old.epoch:
-            raise DowngradeError(f"director epoch {new.epoch} is below {old.epoch}")
+        if new.epoch < (highest := self._ledger.read(meta.director_epoch)):
+            raise DowngradeError(f"director epoch {new.epoch} is below {highest}")
         if old is not None and new.org != old.org:
             raise ScopeError(f"signed for {new.org!r}, this node belongs to {old.org!r}")
         return {DIRECTOR_PATH: data}
@@ -169,7 +173,7 @@ class Importer:
         if not verified.is_new:
             return
         self._trust.commit(verified, documents)
-        self._ledger.record(lambda db: meta.set_floor(db, verified.issued)).result()
+        rederive(self._trust, self._ledger)
 
     @staticmethod
     def _manifest(bundle: BundleReader, target: SignedTarget) -> Pack:
@@ -233,9 +237,16 @@ class Importer:
             ),
             Fact(Stream.AUDIT, "import", at, body),
         ).result()
-        self._store.publish_index(self._ledger.read(catalog.variants))
+        self._publish_index()
         models = tuple(pack.variant.reference for pack in packs)
         return Imported(name, version, models, added, sum(blob.size for blob in missing))
+
+    def _publish_index(self) -> None:
+        """Show other tools what is here. The import is over: it does not fail by this."""
+        try:
+            self._store.publish_index(self._ledger.read(catalog.variants))
+        except ApplianceError as error:
+            log.warning("index.json is as old as the last import until the next start: %s", error)
 
     def _note(self, by: str, kind: str, body: dict[str, str]) -> None:
         at = rfc3339(self._clock.utc())
@@ -243,10 +254,15 @@ class Importer:
             self._ledger.note(Fact(Stream.AUDIT, kind, at, {"by": by, **body})).result()
 
 
-def rederive_floor(trust: TrustStore, ledger: Ledger) -> datetime.datetime | None:
-    """Step 8, on start: bring the ledger's floor up to the metadata that is in force."""
-    roles = trust.roles()
-    if roles is not None:
-        issued = metadata.issued(roles)
-        ledger.record(lambda db: meta.set_floor(db, issued)).result()
-    return ledger.read(meta.floor)
+def rederive(trust: TrustStore, ledger: Ledger) -> None:
+    """Step 8, and on start: bring what the ledger remembers up to the metadata in force."""
+    roles, director = trust.roles(), trust.director()
+    if roles is None:
+        return
+    issued, epoch = metadata.issued(roles), 0 if director is None else director.epoch
+
+    def raised(db: sqlite3.Connection) -> None:
+        meta.set_floor(db, issued)
+        meta.set_director_epoch(db, epoch)
+
+    ledger.record(raised).result()

@@ -23,7 +23,7 @@ from appliance.sync import mqtt
 from appliance.sync.batch import open_batch
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
 from appliance.sync.topics import EVERY_NODE, NodeTopics, Upward, parse_upward
-from appliance.trust.envelope import Addressee, Slot, accept, seal, whole
+from appliance.trust.envelope import Addressee, Slot, accept, check_expiry, seal, whole
 from appliance.trust.floor import Now
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,8 @@ class HubService:
     async def _reported(self, row: NodeRow, payload: bytes) -> None:
         now = self._clock.utc()
         expected = {"org": self._identity.org, "node": row.node, "nodeKey": row.key}
-        accepted = accept(payload, Slot.REPORTED, {row.key}, expected, Now(now, proven=True))
+        accepted = accept(payload, Slot.REPORTED, {row.key}, expected)
+        check_expiry(accepted, Now(now, proven=True))
         found, number = accepted.payload, whole(accepted.payload, "report")
         if not isinstance(found.get("dbEpoch"), str) or not isinstance(found.get("applied"), dict):
             raise MalformedError(f"the report of {row.node} does not say what it applied")

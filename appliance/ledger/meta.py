@@ -6,6 +6,7 @@ import sqlite3
 from appliance.kit.clock import parse_rfc3339, rfc3339
 
 _FLOOR = "floor"
+_DIRECTOR_EPOCH = "director-epoch"
 
 
 def floor(db: sqlite3.Connection) -> datetime.datetime | None:
@@ -18,10 +19,19 @@ def set_floor(db: sqlite3.Connection, moment: datetime.datetime) -> None:
     """Raise the floor inside somebody's transaction; it never goes down."""
     known = floor(db)
     if known is None or moment > known:
-        db.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-            (_FLOOR, rfc3339(moment)),
-        )
+        _set(db, _FLOOR, rfc3339(moment))
+
+
+def director_epoch(db: sqlite3.Connection) -> int:
+    """Return the highest epoch of a director that offline keys named to this node; 0 for none."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (_DIRECTOR_EPOCH,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def set_director_epoch(db: sqlite3.Connection, epoch: int) -> None:
+    """Raise the director's epoch inside somebody's transaction; it never goes down."""
+    if epoch > director_epoch(db):
+        _set(db, _DIRECTOR_EPOCH, str(epoch))
 
 
 def next_report(db: sqlite3.Connection) -> int:
@@ -31,3 +41,10 @@ def next_report(db: sqlite3.Connection) -> int:
         " value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) RETURNING value"
     ).fetchone()
     return int(number)
+
+
+def _set(db: sqlite3.Connection, key: str, value: str) -> None:
+    db.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        (key, value),
+    )

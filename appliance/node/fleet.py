@@ -70,12 +70,11 @@ class FleetInbox:
         self._refused = None
 
     async def _desired(self, data: bytes, director: Director) -> None:
-        accepted = envelope.accept(
-            data, Slot.DESIRED, director.keys, self._me.fields(), self._now()
-        )
+        accepted = envelope.accept(data, Slot.DESIRED, director.keys, self._me.fields())
         if not envelope.check_director_epoch(accepted.payload, director.epoch):
             self._hold(data, "it waits for a bundle that names its director")
             return
+        envelope.check_expiry(accepted, self._now())
         generation = envelope.whole(accepted.payload, "gen")
         word = self._ledger.read(desired.fleet)
         if not envelope.check_order(generation, accepted, word.generation, word.hash):
@@ -100,9 +99,8 @@ class FleetInbox:
         director = self._director()
         if director is None:
             return
-        accepted = envelope.accept(
-            data, Slot.ACK, director.sync_keys, self._me.fields(), self._now()
-        )
+        accepted = envelope.accept(data, Slot.ACK, director.sync_keys, self._me.fields())
+        envelope.check_expiry(accepted, self._now())
         told = accepted.payload.get("streams")
         if not isinstance(told, dict):
             raise MalformedError("an acknowledgement without streams")

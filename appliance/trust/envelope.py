@@ -56,10 +56,11 @@ class Addressee:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A payload that passed, and the SHA-256 of its bytes."""
+    """A payload that passed, the SHA-256 of its bytes, and what to call it in a message."""
 
     payload: dict[str, Any]
     hash: str
+    what: str
 
 
 def seal(
@@ -81,20 +82,17 @@ def seal(
     return dsse.sign(slot, wire.dumps(payload), key)
 
 
-def accept(
-    data: bytes, slot: Slot, keys: Collection[str], expected: Mapping[str, str], now: Now
-) -> Accepted:
-    """Steps 1 to 5 and 7: form, type, signature, strict JSON, addressee, expiry.
+def accept(data: bytes, slot: Slot, keys: Collection[str], expected: Mapping[str, str]) -> Accepted:
+    """Steps 1 to 5: form, type, signature, strict JSON, addressee.
 
     Args:
         data: The envelope as it arrived.
         slot: What it must be.
         keys: Who may sign it.
         expected: The common fields and what they must say: ``Addressee.fields()``.
-        now: What counts as now.
 
     Raises:
-        MalformedError, SignatureError, ScopeError, ExpiredError: which defence stopped it.
+        MalformedError, SignatureError, ScopeError: which defence stopped it.
     """
     what = f"the {slot.name.lower()} envelope"
     opened = dsse.verify(data, slot, keys, what=what)
@@ -102,8 +100,7 @@ def accept(
     for name, value in expected.items():
         if payload.get(name) != value:
             raise ScopeError(f"{what} says {name} {payload.get(name)!r}, not {value!r}")
-    _check_expiry(payload, now, what)
-    return Accepted(payload, hashlib.sha256(opened.payload).hexdigest())
+    return Accepted(payload, hashlib.sha256(opened.payload).hexdigest(), what)
 
 
 def check_director_epoch(payload: dict[str, Any], trusted: int) -> bool:
@@ -117,6 +114,28 @@ def check_director_epoch(payload: dict[str, Any], trusted: int) -> bool:
     if epoch < trusted:
         raise RevokedError(f"signed under director epoch {epoch}; {trusted} is in force")
     return epoch == trusted
+
+
+def check_expiry(accepted: Accepted, now: Now) -> None:
+    """Step 7: it is not expired at ``now``.
+
+    Raises:
+        MalformedError: it does not say when it expires.
+        ExpiredError: it has.
+    """
+    what, payload = accepted.what, accepted.payload
+    try:
+        issued = parse_rfc3339(str(payload["issued"]))
+        expires = parse_rfc3339(str(payload["expires"]))
+    except (KeyError, ValueError) as error:
+        raise MalformedError(f"{what} does not say when it was issued and expires") from error
+    if issued >= expires:
+        raise MalformedError(f"{what} expires before it was issued")
+    if now.at >= expires:
+        raise ExpiredError(
+            f"{what} expired at {rfc3339(expires)}; now is {rfc3339(now.at)}",
+            hint="check the clock of this machine and of the hub",
+        )
 
 
 def check_order(number: int, accepted: Accepted, last: int, last_hash: str) -> bool:
@@ -145,18 +164,3 @@ def whole(payload: dict[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise MalformedError(f"{name} is {value!r}, not a whole number")
     return value
-
-
-def _check_expiry(payload: dict[str, Any], now: Now, what: str) -> None:
-    try:
-        issued = parse_rfc3339(str(payload["issued"]))
-        expires = parse_rfc3339(str(payload["expires"]))
-    except (KeyError, ValueError) as error:
-        raise MalformedError(f"{what} does not say when it was issued and expires") from error
-    if issued >= expires:
-        raise MalformedError(f"{what} expires before it was issued")
-    if now.at >= expires:
-        raise ExpiredError(
-            f"{what} expired at {rfc3339(expires)}; now is {rfc3339(now.at)}",
-            hint="check the clock of this machine and of the hub",
-        )

@@ -28,7 +28,7 @@ from appliance.core import wire
 from appliance.core.ids import NAME_ALLOWED, NAME_PATTERN, Digest, hex_of
 from appliance.errors import NotFoundError, StateUnusableError, UsageError
 from appliance.kit.clock import rfc3339
-from appliance.kit.files import make_folder, write_durably
+from appliance.kit.files import locked, make_folder, write_durably
 from appliance.trust.keys import SigningKey, public_key
 
 LIFETIMES = {
@@ -143,14 +143,19 @@ class Repository:
 
         Raises:
             NotFoundError: a key is not here.
+            LockedError: somebody else signs with this folder now.
         """
+        with locked(self.folder / ".lock", what=f"the keys folder {self.folder}"):
+            return self._publish(targets, now)
+
+    def _publish(self, targets: list[NewTarget], now: datetime.datetime) -> Published:
         documents: dict[str, bytes] = {}
         director = self.folder / "director.json"
-        if director.exists():
-            documents[DIRECTOR_PATH] = director.read_bytes()
         signed = self._targets()
-        for path, data in documents.items():
-            signed.targets[path] = TargetFile.from_data(path, data, ["sha256"])
+        signed.targets.pop(DIRECTOR_PATH, None)
+        if director.exists():
+            data = documents[DIRECTOR_PATH] = director.read_bytes()
+            signed.targets[DIRECTOR_PATH] = TargetFile.from_data(DIRECTOR_PATH, data, ["sha256"])
         for new in targets:
             signed.targets[new.path] = TargetFile(
                 new.length,

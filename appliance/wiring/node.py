@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.bundle.accept import Imported, Importer, Progress, rederive_floor
+from appliance.bundle.accept import Imported, Importer, Progress, rederive
 from appliance.cache import catalog
 from appliance.cache.store import ModelStore
 from appliance.core.model import Replica
@@ -66,7 +66,7 @@ def open_node(state: Path) -> Iterator[NodeCore]:
         trust = TrustStore(state / "tuf")
         ledger = Ledger(state / "node.db")
         try:
-            rederive_floor(trust, ledger)
+            rederive(trust, ledger)
             store.publish_index(ledger.read(catalog.variants))
             importer = Importer(state, trust, store, ledger, clock)
             reserve = Reserve(state / "reserve")

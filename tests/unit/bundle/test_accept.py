@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.accept import Step, rederive_floor
+from appliance.bundle.accept import Step, rederive
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.ledger import meta
@@ -269,11 +269,14 @@ def test_the_floor_is_rederived_from_the_metadata_in_force(
     box: Node, signer: Signer, tmp_path: Path
 ) -> None:
     """The power may go between the metadata's rename and the ledger's transaction."""
-    assert rederive_floor(box.trust, box.ledger) is None
+    rederive(box.trust, box.ledger)
+    assert floor_of(box) is None
     imported(box, Draft().write(tmp_path / "b", signer))
     fresh = Ledger(tmp_path / "fresh.db")
     try:
-        assert rederive_floor(box.trust, fresh) == ISSUED
-        assert rederive_floor(TrustStore(tmp_path / "nothing"), fresh) == ISSUED
+        rederive(box.trust, fresh)
+        assert (fresh.read(meta.floor), fresh.read(meta.director_epoch)) == (ISSUED, 1)
+        rederive(TrustStore(tmp_path / "nothing"), fresh)
+        assert (fresh.read(meta.floor), fresh.read(meta.director_epoch)) == (ISSUED, 1)
     finally:
         fresh.close()

@@ -378,6 +378,18 @@ def test_a_director_that_goes_back_or_is_another_organisation_s(
     box.importer.run(draft.write(tmp_path / "3", signer, (3, 3, 3)), "a test")
 
 
+def test_a_director_that_was_taken_back_is_not_followed_by_an_older_one(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    draft = Draft()
+    for number, document in enumerate((director(2), None), start=1):
+        draft.director = document
+        box.importer.run(draft.write(tmp_path / str(number), signer, (number,) * 3), "a test")
+    assert box.trust.director() is None
+    draft.director = director(1)
+    refused(box, draft.write(tmp_path / "3", signer, (3, 3, 3)), 22)
+
+
 def test_a_medium_that_fails(
     box: Node, draft: Draft, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from appliance.hub import store
 from appliance.kit.clock import parse_rfc3339
 from appliance.sync import mqtt
 from appliance.trust import dsse
-from appliance.trust.envelope import Accepted, Slot, accept
+from appliance.trust.envelope import Accepted, Slot, accept, check_expiry
 from appliance.trust.floor import Now
 from tests.fakes.broker import FakeBroker
 from tests.helpers.hubs import Hub, TalkingNode
@@ -85,8 +85,9 @@ class Fleet:
         """Return what the node would make of an envelope."""
         identity = self.hub.identity
         keys = {identity.sync.public if slot is Slot.ACK else identity.director.public}
-        now = Now(self.hub.clock.utc(), proven=True)
-        return accept(data, slot, keys, self.node.me.fields(), now)
+        found = accept(data, slot, keys, self.node.me.fields())
+        check_expiry(found, Now(self.hub.clock.utc(), proven=True))
+        return found
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
 from appliance.node.desired import FleetWord
 from appliance.node.report import Reporter
-from appliance.trust.envelope import Accepted, Addressee, Slot, accept
+from appliance.trust.envelope import Accepted, Addressee, Slot, accept, check_expiry
 from appliance.trust.floor import Now
 from tests.helpers.models import deployment, machine, variant, wire_site
 from tests.helpers.nodes import ControlledNode
@@ -37,8 +37,9 @@ def reporter(node: ControlledNode) -> Reporter:
 def signed(node: ControlledNode) -> Accepted:
     me = Addressee("acme", "box-1", KEY.public, node.ledger.epoch)
     data = asyncio.run(reporter(node).signed(me, KEY))
-    now = Now(node.clock.utc(), proven=True)
-    return accept(data, Slot.REPORTED, {KEY.public}, me.fields(), now)
+    found = accept(data, Slot.REPORTED, {KEY.public}, me.fields())
+    check_expiry(found, Now(node.clock.utc(), proven=True))
+    return found
 
 
 def test_a_report_is_signed_and_its_number_grows(node: ControlledNode) -> None:

@@ -30,7 +30,9 @@ GOOD = {**ME.fields(), **TIMES, "gen": 3}
 
 
 def accept(data: bytes, now: datetime.datetime = ISSUED, *, proven: bool = True) -> Accepted:
-    return envelope.accept(data, Slot.DESIRED, [KEY.public], ME.fields(), Now(now, proven=proven))
+    found = envelope.accept(data, Slot.DESIRED, [KEY.public], ME.fields())
+    envelope.check_expiry(found, Now(now, proven=proven))
+    return found
 
 
 def sealed(**changes: Any) -> bytes:
@@ -121,7 +123,7 @@ def test_the_director_s_epoch_is_the_trusted_one() -> None:
 
 
 def test_generations_only_rise_and_one_has_one_content() -> None:
-    found = Accepted({}, "aa")
+    found = Accepted({}, "aa", "it")
     assert envelope.check_order(8, found, 7, "")
     assert envelope.check_order(70, found, 7, "")  # gaps are lost messages, not errors
     assert not envelope.check_order(7, found, 7, "aa")

@@ -18,7 +18,7 @@ from appliance.errors import (
     SignatureError,
     StateUnusableError,
 )
-from appliance.trust import metadata
+from appliance.trust import floor, metadata
 from appliance.trust.metadata import RoleSet, SignedTarget, Verified
 from tests.helpers.signing import ISSUED, LIFETIME, Signer, digest_of, public, target
 
@@ -366,6 +366,15 @@ def test_the_newest_signed_time_is_the_newest_of_the_three() -> None:
         assert refresh(found).issued == metadata.issued(found)
         assert metadata.issued(found) == datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
     assert metadata.issued(FIRST) == ISSUED
+
+
+def test_the_timestamp_s_key_alone_moves_time_by_a_span_at_most() -> None:
+    def far(part: Any) -> None:
+        part.unrecognized_fields["x-issued"] = "2099-01-01T00:00:00Z"
+        part.expires = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+
+    found = SIGNER.metadata(LISTED, edit={"timestamp": far})
+    assert refresh(found).issued == metadata.issued(found) == ISSUED + floor.SPAN
 
 
 def test_the_helper_signs_what_it_says() -> None:

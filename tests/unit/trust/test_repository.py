@@ -11,11 +11,13 @@ from tuf.api.metadata import Metadata, Root
 from appliance.core.ids import Digest
 from appliance.errors import (
     ExpiredError,
+    LockedError,
     MalformedError,
     NotFoundError,
     StateUnusableError,
     UsageError,
 )
+from appliance.kit.files import locked
 from appliance.trust import metadata
 from appliance.trust.metadata import RoleSet, Verified
 from appliance.trust.repository import (
@@ -142,6 +144,24 @@ def test_what_names_no_hub_of_ours_changes_nothing(repository: Repository) -> No
             repository.name_director({**HUB, **change})
     assert not (repository.folder / "director.json").exists()
     assert dict(repository.publish([], ISSUED).documents) == {}
+
+
+def test_a_director_that_was_taken_back_is_listed_no_more(repository: Repository) -> None:
+    repository.name_director({"org": "acme", "director": "aa" * 32, "sync": "bb" * 32})
+    assert DIRECTOR_PATH in verified(repository.publish([], ISSUED)).targets
+    (repository.folder / "director.json").unlink()
+    published = repository.publish([], ISSUED)
+    assert not published.documents
+    assert DIRECTOR_PATH not in verified(published).targets
+
+
+def test_one_signs_at_a_time(repository: Repository) -> None:
+    with (
+        locked(repository.folder / ".lock", what="it"),
+        pytest.raises(LockedError, match="the keys folder"),
+    ):
+        repository.publish([], ISSUED)
+    assert repository.publish([], ISSUED).files
 
 
 def test_an_organisation_s_name_is_a_plain_word() -> None:
