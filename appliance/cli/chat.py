@@ -2,13 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from appliance.cli.common import DEFAULT_STATE, AsJson, StateDir, show
-from appliance.errors import PeerUnreachableError, UsageError
+from appliance.errors import PeerUnreachableError, SignatureError, UsageError
 from appliance.kit.http import HttpClient
 from appliance.wiring import places
 
@@ -60,7 +61,7 @@ def _converse(gateway: HttpClient, body: dict[str, Any]) -> None:
 
 def _answer(gateway: HttpClient, body: dict[str, Any], *, echo: bool) -> str:
     parts = []
-    for line in gateway.lines("POST", "/v1/chat/completions", body):
+    for line in _lines(gateway, body):
         if not line.startswith("data: {"):
             continue
         event = json.loads(line.removeprefix("data: "))
@@ -74,6 +75,14 @@ def _answer(gateway: HttpClient, body: dict[str, Any], *, echo: bool) -> str:
     if echo:
         print()
     return "".join(parts)
+
+
+def _lines(gateway: HttpClient, body: dict[str, Any]) -> Iterator[str]:
+    try:
+        yield from gateway.lines("POST", "/v1/chat/completions", body)
+    except SignatureError as error:
+        hint = "--key KEY or APPLIANCE_API_KEY; appliance gateway key create NAME makes one"
+        raise SignatureError(error.what, hint=hint) from error
 
 
 def _user(text: str) -> dict[str, str]:

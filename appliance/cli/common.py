@@ -1,14 +1,33 @@
 """Options and small helpers that commands share."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from appliance.core import ids
+from appliance.errors import UsageError
 from appliance.kit.http import HttpClient
 from appliance.wiring import places
 
+
+def checked(check: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a check of an argument's text that ends the command when it fails."""
+
+    def call(text: str) -> str:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    return call
+
+
+Deployment = Annotated[
+    str, typer.Argument(help="The deployment's name.", callback=checked(ids.name))
+]
 StateDir = Annotated[
     Path,
     typer.Option("--state-dir", envvar="APPLIANCE_STATE_DIR", help="The node's state folder."),

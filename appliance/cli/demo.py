@@ -1,6 +1,5 @@
 """demo: all of it on this machine."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,4 +34,4 @@ def demo(
         raise UsageError(f"the demo stays on loopback, and {host} is not", hint="127.0.0.1 or ::1")
     if witness is not None and not witness.is_file():
         raise NotFoundError(f"there is no witness at {witness}")
-    sys.exit(run_demo(DemoOptions(bundle, cache_folder(cache), witness, once, host)))
+    run_demo(DemoOptions(bundle, cache_folder(cache), witness, once, host))

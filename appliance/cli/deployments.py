@@ -6,11 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from appliance.cli.common import DEFAULT_STATE, AsJson, StateDir, controller, show, table
+from appliance.cli.common import (
+    DEFAULT_STATE,
+    AsJson,
+    Deployment,
+    StateDir,
+    controller,
+    show,
+    table,
+)
 from appliance.core.reading import parse_yaml
 from appliance.errors import BadDocumentError, NotFoundError, UsageError
-
-Name = Annotated[str, typer.Argument(help="The deployment's name.")]
 
 
 def register(app: typer.Typer, name: str, help_text: str) -> None:
@@ -30,7 +36,7 @@ def apply(
 ) -> None:
     documents = [d.to_wire() for d in parse_yaml(read_text(file), file)]
     if not documents:
-        raise UsageError(f"{file} holds no document")
+        raise UsageError(f"{file} holds no document", hint="examples/ has some to begin with")
     answer = controller(state_dir).call("POST", "/v1/apply", {"documents": documents})
     lines = [f"{what} {change}" for what, change in answer["applied"].items()]
     show(answer, "\n".join(lines), as_json=as_json)
@@ -51,18 +57,18 @@ def get(
     show(one, describe(one), as_json=as_json)
 
 
-def delete(name: Name, state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
+def delete(name: Deployment, state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
     answer = controller(state_dir).call("DELETE", f"/v1/deployments/{name}")
     show(answer, f"{name}: {answer['result']}", as_json=as_json)
 
 
-def release(name: Name, state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
+def release(name: Deployment, state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
     answer = controller(state_dir).call("POST", f"/v1/deployments/{name}/release")
     show(answer, f"{name}: {answer['result']}", as_json=as_json)
 
 
 def logs(
-    name: Name,
+    name: Deployment,
     lines: Annotated[int, typer.Option(min=1, max=10_000, help="How many lines of each.")] = 100,
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,

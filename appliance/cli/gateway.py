@@ -12,15 +12,17 @@ from appliance.cli.common import (
     AsJson,
     SettingsFile,
     StateDir,
+    checked,
     controller,
     settings_path,
     show,
     table,
 )
+from appliance.core import ids
 from appliance.kit import logs
 from appliance.node import identity
 
-Name = Annotated[str, typer.Argument(help="The key's name.")]
+Name = Annotated[str, typer.Argument(help="The key's name.", callback=checked(ids.name))]
 
 
 def register(app: typer.Typer, name: str, help_text: str) -> None:
@@ -71,4 +73,4 @@ def list_keys(state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> N
 
 def revoke(name: Name, state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
     answer = controller(state_dir).call("DELETE", f"/v1/gateway/keys/{name}")
-    show(answer, f"{name}: {answer['result']}", as_json=as_json)
+    show(answer, f"{answer['id']}: {answer['result']}", as_json=as_json)

@@ -10,14 +10,16 @@ from appliance import settings as settings_module
 from appliance.cli.common import (
     DEFAULT_HUB_STATE,
     AsJson,
+    Deployment,
     HubStateDir,
     SettingsFile,
+    checked,
     settings_path,
     show,
     table,
 )
 from appliance.cli.deployments import read_text
-from appliance.core import wire
+from appliance.core import ids, wire
 from appliance.core.reading import parse_yaml
 from appliance.errors import NotFoundError, UsageError
 from appliance.hub import identity
@@ -29,13 +31,14 @@ Url = Annotated[
     str | None,
     typer.Option("--url", envvar="APPLIANCE_HUB_URL", help="The hub; else as in its settings."),
 ]
-Node = Annotated[str, typer.Option("--node", help="The node's id.")]
+Node = Annotated[str, typer.Option("--node", help="The node's id.", callback=checked(ids.node_id))]
 
 
 def register(app: typer.Typer, name: str, help_text: str) -> None:
     """Add the group."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("init", help="Make a hub: its online keys and its API token.")(init)
+    group.command("raise-epoch", help="Direct again, after another hub did.")(raise_epoch)
     group.command("keys", help="Print the public keys that the offline keys sign.")(keys)
     group.command("run", help="Run the hub until it is told to end.")(run)
     group.command("admit", help="Know a node by its key from now on.")(admit)
@@ -63,6 +66,19 @@ def keys(state_dir: HubStateDir = DEFAULT_HUB_STATE, as_json: AsJson = False) ->
     show(found, "\n".join(f"{k}: {v}" for k, v in found.items()), as_json=as_json)
 
 
+def raise_epoch(
+    epoch: Annotated[int, typer.Argument(min=1, help="Above that of the hub that directs now.")],
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    found = identity.raise_epoch(state_dir, epoch)
+    text = (
+        f"director epoch {epoch}, from the next start of the hub\n"
+        "  next: appliance hub keys --json > hub.json, and keys name-director"
+    )
+    show(found.public(), text, as_json=as_json)
+
+
 def run(state_dir: HubStateDir = DEFAULT_HUB_STATE, settings: SettingsFile = None) -> None:
     try:
         from appliance.wiring.hub import run_hub  # noqa: PLC0415 - an extra
@@ -84,7 +100,8 @@ def admit(
         found = wire.loads(key.read_bytes(), what=str(key))
     except OSError as error:
         raise NotFoundError(f"cannot read {key}: {error.strerror}") from error
-    answer = _hub(state_dir, url).call("PUT", _path(str(found.get("node"))), {"key": found["key"]})
+    node = checked(ids.node_id)(str(found.get("node")))
+    answer = _hub(state_dir, url).call("PUT", _path(node), {"key": found.get("key")})
     show(answer, f"{answer['node']}: {answer['result']}", as_json=as_json)
 
 
@@ -114,7 +131,7 @@ def apply(
 
 
 def delete(
-    name: Annotated[str, typer.Argument(help="The deployment's name.")],
+    name: Deployment,
     node: Node,
     url: Url = None,
     state_dir: HubStateDir = DEFAULT_HUB_STATE,

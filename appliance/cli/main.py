@@ -4,15 +4,19 @@ Command groups are imported only when they are asked for: a command must start q
 need neither the node nor the hub. ``COMMANDS`` says what there is; a test holds it to the modules.
 """
 
+import errno
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
+from types import FrameType
+from typing import NoReturn
 
 import typer
 
 from appliance import __version__
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, NoSpaceError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("deployments", "Put deployments from a YAML file in force on this node."),
@@ -64,6 +68,8 @@ def main() -> None:
     """Run a command; errors of ours end with their exit status."""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     wanted = words[0] if words and words[0] in COMMANDS else ""
+    _open_streams()
+    signal.signal(signal.SIGTERM, _told_to_end)
     try:
         build(only=wanted)()
     except ApplianceError as error:
@@ -76,22 +82,47 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            _bug(error)
+        print(f"error[no-space]: {error.strerror} where the output goes", file=sys.stderr)
+        sys.exit(NoSpaceError.exit_code)
     except Exception as error:  # noqa: BLE001 - the last line of defence against a page of traceback
-        if os.environ.get("APPLIANCE_DEBUG"):
-            traceback.print_exc()
-        print(f"error[bug]: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  try: the same with APPLIANCE_DEBUG=1, and report what it prints", file=sys.stderr)
-        sys.exit(1)
+        _bug(error)
+
+
+def _bug(error: Exception) -> NoReturn:
+    if os.environ.get("APPLIANCE_DEBUG"):
+        traceback.print_exc()
+    print(f"error[bug]: {type(error).__name__}: {error}", file=sys.stderr)
+    print("  try: the same with APPLIANCE_DEBUG=1, and report what it prints", file=sys.stderr)
+    sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Somebody may have closed them; to write to nowhere is then what was asked for."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def _told_to_end(_number: int, _frame: FrameType | None) -> None:
+    """End like an exception, so that what was begun is cleared away. Daemons have their own way."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's way to hand over a flag
+    if asked:
+        print(__version__)
+        raise typer.Exit
 
 
 def _root(
     version: bool = typer.Option(  # noqa: FBT001 - typer's way to declare a flag
-        False, "--version", help="Print the version and exit.", is_eager=True
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_version
     ),
 ) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
+    del version
 
 
 def _not_loaded() -> None:

@@ -47,6 +47,8 @@ def _status(found: dict[str, Any]) -> str:
     lines += ["", f"hub: {'connected' if link['connected'] else 'not connected: ' + link['why']}"]
     if link["waits_for"]:
         lines.append(f"hub's word: {link['waits_for']}")
+    if link["refused"]:
+        lines.append(f"hub's word: REFUSED, {link['refused']}")
     lines += [
         f"  {name}: {s['written']} written, {s['acknowledged']} acknowledged by the hub"
         for name, s in found["streams"].items()
@@ -57,14 +59,15 @@ def _status(found: dict[str, Any]) -> str:
 
 
 def _verdict(found: dict[str, Any]) -> str:
-    total = len(found["deployments"])
+    asked = [d for d in found["deployments"] if d["replicas"]]
+    asleep = len(found["deployments"]) - len(asked)
     ready = sum(
-        any(c["type"] == "Ready" and c["status"] == "True" for c in d["conditions"])
-        for d in found["deployments"]
+        any(c["type"] == "Ready" and c["status"] == "True" for c in d["conditions"]) for d in asked
     )
-    if not total:
+    if not found["deployments"]:
         return "nothing is asked of it"
-    return f"{ready} of {total} deployments serve"
+    more = f"; {asleep} scaled to zero" if asleep else ""
+    return f"{ready} of {len(asked)} deployments serve{more}"
 
 
 def _engine(engine: dict[str, Any]) -> str:

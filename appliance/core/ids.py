@@ -11,8 +11,20 @@ Digest = NewType("Digest", str)
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 NAME_ALLOWED = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+_NAME = re.compile(NAME_PATTERN)
 _NODE = re.compile(r"[a-z0-9-]{1,63}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def name(text: str) -> str:
+    """Return ``text`` as a name of something.
+
+    Raises:
+        ValueError: it is not 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends.
+    """
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is not a name: {NAME_ALLOWED}")
+    return text
 
 
 def node_id(text: str) -> NodeId:
@@ -22,7 +34,7 @@ def node_id(text: str) -> NodeId:
         ValueError: it is not 1 to 63 of a-z, 0-9 and -.
     """
     if not _NODE.fullmatch(text):
-        raise ValueError(f"{text!r} is not a node id: 1 to 63 of a-z, 0-9 and -")
+        raise ValueError(f"{text[:80]!r} is not a node id: 1 to 63 of a-z, 0-9 and -")
     return NodeId(text)
 
 

@@ -43,10 +43,14 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class RouteSnapshot:
-    """Everything the gateway serves, at one moment."""
+    """Everything the gateway serves, at one moment.
+
+    ``needs_key`` stays true once a key was made: to revoke the last one lets nobody in.
+    """
 
     routes: tuple[Route, ...] = ()
     keys: tuple[ApiKey, ...] = ()
+    needs_key: bool = False
 
     def route(self, model: str) -> Route | None:
         """Return the route of one model name."""
@@ -70,6 +74,7 @@ class RouteSnapshot:
             return cls(
                 tuple(_route(r) for r in found["routes"]),
                 tuple(ApiKey(**k) for k in found["keys"]),
+                found["needs_key"] is not False,
             )
         except (KeyError, TypeError) as error:
             raise MalformedError(f"the route snapshot lacks or repeats {error}") from error

@@ -4,6 +4,7 @@ Tags, merge keys and repeated keys are refused, and the number of nodes is bound
 file of nested aliases cannot fill the memory.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,9 +89,22 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*path, i)) for i, item in enumerate(node.value)]
         try:
-            return self._loader.construct_object(node)
+            found: object = self._loader.construct_object(node)
         except ValueError as error:
             raise BadDocumentError(f"{self._filename}:{line}: {error}") from error
+        self._require_writable(found, line)
+        return found
+
+    def _require_writable(self, found: object, line: int) -> None:
+        """Refuse what YAML can say and JSON cannot: no other process could be told."""
+        where = f"{self._filename}:{line}"
+        if isinstance(found, float) and not math.isfinite(found):
+            raise BadDocumentError(f"{where}: {found} is not a number that can be counted with")
+        if isinstance(found, str):
+            try:
+                found.encode()
+            except UnicodeEncodeError as error:
+                raise BadDocumentError(f"{where}: half of a character: {error.reason}") from error
 
     def _require_untagged(self, node: yaml.Node) -> None:
         """Refuse a tag that somebody wrote: PyYAML believes it, whatever the value looks like."""
@@ -112,6 +126,7 @@ class _Reader:
             if not isinstance(key, str):
                 raise BadDocumentError(f"{where}: a key must be a plain word")
             self._require_untagged(key_node)
+            self._require_writable(key, line)
             if key in found:
                 raise BadDocumentError(f"{where}: {key!r} stands twice in the same place")
             self.lines[*path, key] = line

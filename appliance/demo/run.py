@@ -1,6 +1,7 @@
 """The demo as a command runs it: begin, show, stay or end, and leave nothing behind."""
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -29,29 +30,44 @@ class DemoOptions:
     host: str
 
 
+_SIGNALS = tuple(
+    signal.Signals[f"SIG{name}"]
+    for name in (
+        *("HUP", "INT", "QUIT", "ABRT", "USR1", "USR2", "ALRM"),
+        *("TERM", "VTALRM", "PROF", "XCPU", "IO", "PWR"),
+    )
+)
+"""All that would end a process, as far as it can hear of them."""
+
+
 class _Told(BaseException):
     """A signal asked us to end; not an error that anything should catch."""
 
 
-def run(options: DemoOptions) -> int:
-    """Run the demo; return the exit status.
+def run(options: DemoOptions) -> None:
+    """Run the demo; a signal ends the process with status 130, when nothing is left of it.
 
     Raises:
         ApplianceError: a step did not happen.
     """
-    with _signals(), _scratch() as scratch, Supervisor(scratch / "log") as supervisor:
+    try:
+        _listen()
+        _run(options)
+    except _Told:
+        sys.exit(130)
+
+
+def _run(options: DemoOptions) -> None:
+    with _scratch() as scratch, Supervisor(scratch / "log") as supervisor:
         stack = Stack(scratch, supervisor, Addresses.free(options.host))
         witness = None if options.witness is None else WitnessProcess(options.witness, os.getpid())
         try:
             _tell(options, stack, witness)
-        except _Told:
-            return 130
         finally:
-            with _deaf():
-                if witness is not None:
-                    witness.end()
-                stack.end()
-    return 0
+            _ignore()
+            if witness is not None:
+                witness.end()
+            stack.end()
 
 
 def _tell(options: DemoOptions, stack: Stack, witness: WitnessProcess | None) -> None:
@@ -88,36 +104,29 @@ All of it happened, and goes on until Ctrl-C.
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    with translated("making a scratch folder"):
-        folder = Path(tempfile.mkdtemp(prefix="appliance-demo-"))
-        (folder / "log").mkdir()
-        folder.chmod(0o711)
+    folder = Path(tempfile.gettempdir(), f"appliance-demo-{secrets.token_hex(4)}")
     try:
+        with translated("making a scratch folder"):
+            folder.mkdir()
+            folder.chmod(0o711)
+            (folder / "log").mkdir()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
+def _listen() -> None:
     """End in order at any signal that asks for it."""
 
     def told(_number: int, _frame: FrameType | None) -> None:
+        _ignore()
         raise _Told
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.signal(number, told) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in _SIGNALS:
+        signal.signal(number, told)
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
+def _ignore() -> None:
     """Let no second Ctrl-C interrupt the cleaning up."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    for number in numbers:
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    yield

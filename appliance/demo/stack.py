@@ -27,6 +27,7 @@ from appliance.wiring import places
 NODE = NodeId("demo-node")
 ORG = "demo"
 _READY_S = 60.0
+_LOG_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +171,16 @@ class Stack:
                 last = f": {error.what}"
             time.sleep(0.05)
         raise PeerUnreachableError(
-            f"{what} is not there after {at_most_s:.0f} s{last}",
-            hint=f"the logs are in {self.scratch / 'log'}",
+            f"{what} is not there after {at_most_s:.0f} s{last}\n{self._last_lines()}"
         )
+
+    def _last_lines(self) -> str:
+        """Return the end of each log: the logs themselves go with the scratch folder."""
+        lines = []
+        for path in sorted((self.scratch / "log").glob("*.log")):
+            newest = path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            lines += [f"  {path.stem}: {line}" for line in newest]
+        return "\n".join(lines)
 
     def all_acknowledged(self) -> bool:
         """Whether the hub has committed every record that the node ever wrote."""

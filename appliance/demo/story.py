@@ -14,7 +14,7 @@ from typing import Any
 from appliance.core.documents import API_VERSION
 from appliance.core.quantity import format_bytes, format_duration
 from appliance.demo.stack import NODE, Stack
-from appliance.errors import ApplianceError, PeerUnreachableError
+from appliance.errors import PeerUnreachableError, SignatureError
 
 DEPLOYMENT = "assistant"
 MODEL = "smollm2-135m-instruct"
@@ -58,6 +58,7 @@ class Story:
         self._stack = stack
         self._tell = teller
         self._witness = witness
+        self._sent = 0
         self.key = ""
 
     def begin(self, definition: Path, cache: Path) -> None:
@@ -124,6 +125,7 @@ class Story:
             PeerUnreachableError: the counts differ, or the witness disagrees.
         """
         with self._tell.step("Every record is at the hub exactly once: ") as add:
+            self._stack.wait("a usage record of every request", self._has_all_usage)
             self._stack.wait("the last record", self._stack.all_acknowledged)
             counts = self._compare()
             add(", ".join(f"{count} {name}" for name, count in counts.items()))
@@ -136,6 +138,9 @@ class Story:
                 f"{verdict['requests']} requests, {verdict['batches_seen']} batches on the broker, "
                 f"{verdict['network_looks']} looks at the network"
             )
+
+    def _has_all_usage(self) -> bool:
+        return bool(self._stack.status()["streams"]["usage"]["written"] == self._sent)
 
     def _compare(self) -> dict[str, int]:
         counts = {}
@@ -170,8 +175,10 @@ class Story:
         }
         gateway = self._stack.gateway(self.key)
         began = time.monotonic()
-        first, parts = 0.0, []
+        first, parts, ended = 0.0, list[str](), False
+        self._sent += 1
         for line in gateway.lines("POST", "/v1/chat/completions", body, {"X-Request-Id": name}):
+            ended = ended or line == "data: [DONE]"
             if not line.startswith("data: {"):
                 continue
             event = json.loads(line.removeprefix("data: "))
@@ -183,16 +190,19 @@ class Story:
             parts.append(text)
         if self._witness is not None:
             self._witness.command(f"sent {name}")
+        if not ended or not "".join(parts).strip():
+            raise PeerUnreachableError(f"the stream had {len(parts)} pieces and no proper end")
         return Chat("".join(parts), len(parts), first)
 
     def _ask_witness(self, count: int) -> None:
         if self._witness is not None:
             self._witness.command(f"ask {count} stream")
+            self._sent += count
 
     def _expect_refusal(self) -> None:
         try:
             self._stack.gateway().call("GET", "/v1/models")
-        except ApplianceError:
+        except SignatureError:
             return
         raise PeerUnreachableError("the gateway answers without a key")
 

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 from appliance.core.routes import ApiKey, Endpoint, Route, RouteSnapshot
 from appliance.core.usage import Outcome, UsageRecord
@@ -81,6 +82,9 @@ class Gateway:
         key = self._authenticate(exchange, snapshot)
         if path == "/v1/models" and method == "GET":
             await exchange.answer(200, _models(snapshot))
+        elif path.startswith("/v1/models/") and method == "GET":
+            name = self._route(path.removeprefix("/v1/models/")).model
+            await exchange.answer(200, json.dumps(_model(name)).encode())
         elif path in CAPABILITY and method == "POST":
             await self._serve(exchange, None if key is None else key.id)
         elif path in CAPABILITY or path == "/v1/models":
@@ -90,9 +94,9 @@ class Gateway:
 
     def _authenticate(self, exchange: Exchange, snapshot: RouteSnapshot) -> ApiKey | None:
         if not snapshot.keys:
-            if self._loopback:
+            if self._loopback and not snapshot.needs_key:
                 return None
-            raise ApiError(403, "no_keys", "this gateway has no API key yet, so nobody gets in")
+            raise ApiError(403, "no_keys", "this gateway has no API key, so nobody gets in")
         scheme, _, text = exchange.header(b"authorization").partition(" ")
         given = hashlib.sha256(text.strip().encode()).hexdigest()
         for key in snapshot.keys:
@@ -219,8 +223,9 @@ def _check_capability(route: Route, path: str) -> None:
 
 
 def _models(snapshot: RouteSnapshot) -> bytes:
-    models = [
-        {"id": r.model, "object": "model", "created": 0, "owned_by": "edge-ai-appliance"}
-        for r in snapshot.routes
-    ]
+    models = [_model(route.model) for route in snapshot.routes]
     return json.dumps({"object": "list", "data": models}).encode()
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "edge-ai-appliance"}

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+from appliance.core.quantity import format_bytes
 from appliance.gateway.errors import ApiError
 
 Scope = MutableMapping[str, Any]
@@ -53,7 +54,7 @@ class Exchange:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > most:
-                raise ApiError(413, "request_too_large", f"more than {most >> 20} MiB")
+                raise ApiError(413, "request_too_large", f"more than {format_bytes(most)}")
             if not message.get("more_body"):
                 return b"".join(parts)
 

@@ -14,14 +14,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from appliance.core import reading
+from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
 from appliance.hub import store
 from appliance.hub.service import HubService
 from appliance.hub.view import NodeView, view
-from appliance.kit.answers import json_object, refusal
+from appliance.kit.answers import application, body_of, refusal
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.commit import GroupCommit
 from appliance.trust.keys import public_key
@@ -59,8 +59,8 @@ class HubApi:
             ("DELETE", f"{node}/documents/{{kind}}/{{name}}", self._delete, True),
         ]
         static = Mount("/static", StaticFiles(directory=_WEB / "static"))
-        return Starlette(
-            routes=[
+        return application(
+            [
                 *(
                     Route(path, self._guarded(handler, writes=writes), methods=[method])
                     for method, path, handler, writes in routes
@@ -129,13 +129,13 @@ class HubApi:
 
     async def _admit(self, request: Request) -> Response:
         name, at = _name(request), rfc3339(self.clock.utc())
-        key = public_key((await json_object(request)).get("key"))
+        key = public_key((await _object(request)).get("key"))
         await self._write(lambda db: store.admit(db, name, key, at))
         return JSONResponse({"node": name, "result": "admitted"})
 
     async def _apply(self, request: Request) -> Response:
         name = _name(request)
-        found = (await json_object(request)).get("documents")
+        found = (await _object(request)).get("documents")
         if not isinstance(found, list) or not found:
             raise UsageError("nothing to apply: the request holds no documents")
         documents = [reading.from_wire(d, "the request") for d in found]
@@ -158,8 +158,10 @@ class HubApi:
         stream, after = query.get("stream", "usage"), query.get("after", "0")
         if not after.isdecimal() or len(after) > _MOST_DIGITS:
             raise UsageError(f"after is {after[:20]!r}, not a number of {_MOST_DIGITS} digits")
-        found = self.db.read(lambda db: store.records(db, name, stream, int(after), _MOST_RECORDS))
-        return JSONResponse({"stream": stream, "records": found})
+        newest = self.db.read(lambda db: store.node(db, name)).db_epoch
+        where = (query.get("epoch", newest or ""), stream)
+        found = self.db.read(lambda db: store.records(db, name, where, int(after), _MOST_RECORDS))
+        return JSONResponse({"epoch": where[0], "stream": stream, "records": found})
 
     async def _batches(self, request: Request) -> Response:
         name = _name(request)
@@ -167,6 +169,10 @@ class HubApi:
 
     async def _write(self, effect: Callable[[Any], Any]) -> Any:
         return await asyncio.wrap_future(self.db.submit(effect))
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    return wire.loads(await body_of(request), what="the request")
 
 
 def _templates() -> jinja2.Environment:

@@ -1,11 +1,12 @@
 """The hub's online keys: a director's that chooses, and another that only acknowledges."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from appliance.core import wire
-from appliance.errors import NotFoundError, StateUnusableError
+from appliance.errors import NotFoundError, StateUnusableError, UsageError
 from appliance.kit.files import make_folder, write_durably
 from appliance.trust.keys import SigningKey
 
@@ -20,9 +21,10 @@ class HubIdentity:
     sync: SigningKey
     token: str
 
-    def public(self) -> dict[str, str]:
+    def public(self) -> dict[str, Any]:
         """Return what the offline keys sign: ``appliance keys name-director`` takes it."""
-        return {"org": self.org, "director": self.director.public, "sync": self.sync.public}
+        keys = {"director": self.director.public, "sync": self.sync.public}
+        return {"org": self.org, "epoch": self.director_epoch, **keys}
 
 
 def create(state: Path, org: str, director_epoch: int = 1) -> HubIdentity:
@@ -49,6 +51,20 @@ def create(state: Path, org: str, director_epoch: int = 1) -> HubIdentity:
     write_durably(folder / "token", token.encode(), mode=0o600)
     write_durably(folder / "hub.json", wire.dumps({"org": org, "epoch": director_epoch}))
     return HubIdentity(org, director_epoch, director, sync, token)
+
+
+def raise_epoch(state: Path, epoch: int) -> HubIdentity:
+    """Begin a higher director epoch with the same keys: the hub directs again after another did.
+
+    Raises:
+        NotFoundError: there is no hub.
+        UsageError: the epoch is not higher.
+    """
+    found = load(state)
+    if epoch <= found.director_epoch:
+        raise UsageError(f"this hub is at director epoch {found.director_epoch} already")
+    write_durably(state / "identity" / "hub.json", wire.dumps({"org": found.org, "epoch": epoch}))
+    return replace(found, director_epoch=epoch)
 
 
 def load(state: Path) -> HubIdentity:

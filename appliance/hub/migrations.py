@@ -79,3 +79,9 @@ def m003_desired(db: Database) -> None:
         not_null={"generation"},
         strict=True,
     )
+
+
+@migrations()
+def m004_epochs(db: Database) -> None:
+    """The ledgers that a node ever reported from."""
+    db.table("epochs").create({"node": str, "epoch": str}, pk=("node", "epoch"), strict=True)

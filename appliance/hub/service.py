@@ -33,6 +33,7 @@ _DESIRED_LIFETIME = datetime.timedelta(days=180)
 _ACK_LIFETIME = datetime.timedelta(days=30)
 _MOST_LINK_BYTES = 4096
 _MOST_AT_ONCE = 200
+_STABLE_S = 10.0
 _GATHER_S = 0.02
 
 
@@ -53,11 +54,12 @@ class HubService:
         """Keep a connection to the broker for ever."""
         delays = full_jitter(0.2, 2.0)
         while True:
+            began = self._clock.monotonic()
             try:
                 await self._connected()
             except ApplianceError as error:  # also a full disk: the API goes on, and so do we
                 log.info("%s", error)
-            else:
+            if self._clock.monotonic() - began > _STABLE_S:
                 delays = full_jitter(0.2, 2.0)
             await self._clock.sleep(next(delays))
 
@@ -81,6 +83,7 @@ class HubService:
                 await asyncio.wait({receiving, closed}, return_when=asyncio.FIRST_COMPLETED)
                 if receiving.done():
                     receiving.result()
+                log.info("disconnected: %s", connection.why)
             finally:
                 self._connection, self.connected = None, False
                 for task in (receiving, closed):

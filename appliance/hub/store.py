@@ -56,7 +56,9 @@ def admit(db: sqlite3.Connection, node: str, key: str, at: str) -> None:
     """
     found = db.execute("SELECT key FROM nodes WHERE node = ?", (node,)).fetchone()
     if found is not None and found[0] != key:
-        raise UsageError(f"{node} is known by another key", hint="revoke that one first")
+        raise UsageError(
+            f"{node} is known by another key", hint="give the new machine a name of its own"
+        )
     if found is None:
         db.execute("INSERT INTO nodes (node, key, admitted_at) VALUES (?, ?, ?)", (node, key, at))
 
@@ -88,13 +90,18 @@ def _node(row: sqlite3.Row) -> NodeRow:
 def set_reported(
     db: sqlite3.Connection, name: str, payload: dict[str, Any], number: int, at: str
 ) -> bool:
-    """Note a node's signed report; return False for one that is not newer than the last."""
+    """Note a node's signed report; return False for one that is not newer than the last.
+
+    A ledger that another has replaced does not come back, so its reports are old for ever.
+    """
     epoch, text = str(payload["dbEpoch"]), wire.dumps(payload).decode()
     changed = db.execute(
-        "UPDATE nodes SET db_epoch = ?, reported = ?, report = ?, heard_at = ? WHERE node = ?"
-        " AND (db_epoch IS NOT ? OR report < ?)",
-        (epoch, text, number, at, name, epoch, number),
+        "UPDATE nodes SET db_epoch = ?, reported = ?, report = ?, heard_at = ? WHERE node = ? AND"
+        " CASE WHEN db_epoch IS ? THEN report < ?"
+        " ELSE NOT EXISTS (SELECT 1 FROM epochs WHERE node = ? AND epoch = ?) END",
+        (epoch, text, number, at, name, epoch, number, name, epoch),
     )
+    db.execute("INSERT INTO epochs VALUES (?, ?) ON CONFLICT DO NOTHING", (name, epoch))
     return changed.rowcount > 0
 
 
@@ -168,13 +175,13 @@ def positions(db: sqlite3.Connection, name: str) -> list[Position]:
 
 
 def records(
-    db: sqlite3.Connection, name: str, stream: str, after: int, most: int
+    db: sqlite3.Connection, name: str, where: tuple[str, str], after: int, most: int
 ) -> list[dict[str, Any]]:
-    """Return records of one stream in the order of their numbers, over all epochs."""
+    """Return records of one epoch and stream, in the order of their numbers."""
     rows = db.execute(
-        "SELECT epoch, seq, record FROM records WHERE node = ? AND stream = ? AND seq > ?"
-        " ORDER BY epoch, seq LIMIT ?",
-        (name, stream, after, most),
+        "SELECT epoch, seq, record FROM records WHERE node = ? AND epoch = ? AND stream = ?"
+        " AND seq > ? ORDER BY seq LIMIT ?",
+        (name, *where, after, most),
     )
     return [{**json.loads(r[2]), "epoch": r[0], "seq": r[1]} for r in rows]
 

@@ -48,14 +48,17 @@ def view(
     reported = row.reported or {}
     said = _mappings(reported.get("deployments"))
     deployments = [d for d in said if isinstance(d.get("name"), str)]
+    applied = _mapping(reported.get("applied")).get("generation")
     state, why = _state(row, deployments, now, heartbeat_s)
+    if generation is not None and row.reported is not None and applied != generation:
+        why += f"; asked for generation {generation}, it follows {applied or 'none'}"
     return NodeView(
         node=row.node,
         state=state,
         why=why,
         heard_at=row.heard_at,
         generation=generation,
-        applied=_mapping(reported.get("applied")).get("generation"),
+        applied=applied,
         drift={name: str(why) for name, why in _mapping(reported.get("drift")).items()},
         deployments=deployments,
         gpus=_gpus(reported),
@@ -76,7 +79,7 @@ def _state(
     failing = [d["name"] for d in deployments if not _is_ready(d)]
     if failing:
         return State.DEGRADED, f"not ready: {', '.join(failing)}"
-    return State.READY, f"{len(deployments)} deployments serve"
+    return State.READY, f"{len(deployments)} of {len(deployments)} deployments serve"
 
 
 def _is_ready(deployment: dict[str, Any]) -> bool:

@@ -102,17 +102,18 @@ def move_durably(source: Path, target: Path) -> None:
 
 
 def make_folder(path: Path, *, mode: int = 0o755) -> None:
-    """Make a folder and those above it; it may be there already.
+    """Make a folder and those above it; one that is there already keeps the mode it has.
 
     Raises:
         StateUnusableError: it cannot be made, or something else has that name.
     """
     with translated(f"making the folder {path}"):
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True)
             path.chmod(mode)
         except FileExistsError as error:
-            raise StateUnusableError(f"{path} is there, but is not a folder") from error
+            if not path.is_dir():
+                raise StateUnusableError(f"{path} is there, but is not a folder") from error
 
 
 @contextlib.contextmanager

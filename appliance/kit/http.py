@@ -31,7 +31,13 @@ class HttpClient:
         hint: str,
         token: str = "",
     ) -> None:
-        """``who`` names the server in errors, ``hint`` says what to do when it does not answer."""
+        """``who`` names the server in errors, ``hint`` says what to do when it does not answer.
+
+        Raises:
+            UsageError: no header could carry ``token``.
+        """
+        if not all("!" <= character <= "~" for character in token):
+            raise UsageError("the key is not one: it holds something else than letters and signs")
         self._connect = connect
         self._who = who
         self._hint = hint

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from appliance.errors import PeerUnreachableError, RefusedError
+from appliance.errors import ApplianceError, RefusedError
 from appliance.kit.backoff import growing
 from appliance.kit.clock import Clock
 
@@ -73,8 +73,8 @@ async def drive(
             log.warning("%s: %s", name, error)
             await wake.wait(clock, resync_s)
             continue
-        except PeerUnreachableError as error:
-            log.info("%s: %s; trying again", name, error)
+        except ApplianceError as error:
+            log.warning("%s: %s; trying again", name, error)
             await clock.sleep(next(delays))
             continue
         except Exception:

@@ -7,6 +7,7 @@ from appliance.kit.clock import parse_rfc3339, rfc3339
 
 _FLOOR = "floor"
 _DIRECTOR_EPOCH = "director-epoch"
+_KEY_MADE = "gateway-key-made"
 
 
 def floor(db: sqlite3.Connection) -> datetime.datetime | None:
@@ -32,6 +33,16 @@ def set_director_epoch(db: sqlite3.Connection, epoch: int) -> None:
     """Raise the director's epoch inside somebody's transaction; it never goes down."""
     if epoch > director_epoch(db):
         _set(db, _DIRECTOR_EPOCH, str(epoch))
+
+
+def was_key_made(db: sqlite3.Connection) -> bool:
+    """Return whether the gateway ever had an API key."""
+    return db.execute("SELECT 1 FROM meta WHERE key = ?", (_KEY_MADE,)).fetchone() is not None
+
+
+def set_key_made(db: sqlite3.Connection) -> None:
+    """Remember inside somebody's transaction, for good, that the gateway has had a key."""
+    _set(db, _KEY_MADE, "yes")
 
 
 def next_report(db: sqlite3.Connection) -> int:

@@ -19,10 +19,10 @@ from starlette.routing import Route
 
 from appliance.bundle.accept import Imported, Importer, Step
 from appliance.cache import catalog
-from appliance.core import reading
+from appliance.core import ids, reading, wire
 from appliance.core.documents import BundleDefinition, BundleLock
 from appliance.errors import ApplianceError, UsageError
-from appliance.kit.answers import json_object, refusal
+from appliance.kit.answers import application, body_of, refusal
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
@@ -71,8 +71,8 @@ class LocalApi:
             ("DELETE", "/v1/gateway/keys/{name}", self._revoke_key),
             ("POST", "/v1/stop", self._stop),
         ]
-        return Starlette(
-            routes=[
+        return application(
+            [
                 Route(path, _translated(handler), methods=[method])
                 for method, path, handler in routes
             ]
@@ -91,7 +91,7 @@ class LocalApi:
 
     async def _apply(self, request: Request) -> Response:
         self._services.reserve.require()
-        body = await json_object(request)
+        body = await _object(request)
         found = body.get("documents")
         if not isinstance(found, list) or not found:
             raise UsageError("nothing to apply: the request holds no documents")
@@ -141,7 +141,7 @@ class LocalApi:
 
     async def _import(self, request: Request) -> Response:
         self._services.reserve.require()
-        path = (await json_object(request)).get("path")
+        path = (await _object(request)).get("path")
         if not isinstance(path, str) or not path.startswith("/"):
             raise UsageError("path is not the absolute path of a bundle's folder")
         by = _who(request)
@@ -177,10 +177,13 @@ class LocalApi:
         return JSONResponse({"keys": [{"id": k.id, "tenant": k.tenant} for k in found]})
 
     async def _create_key(self, request: Request) -> Response:
-        body = await json_object(request)
+        body = await _object(request)
         name, tenant = str(body.get("id", "")), str(body.get("tenant", ""))
-        if not name or not tenant:
-            raise UsageError("a key needs a name and a tenant")
+        for text in (name, tenant):
+            try:
+                ids.name(text)
+            except ValueError as error:
+                raise UsageError(f"a key needs a name and a tenant: {error}") from error
         by, at = _who(request), self._now()
         fact = Fact(Stream.AUDIT, "key-create", at, {"by": by, "id": name, "tenant": tenant})
         done = self._services.ledger.record(lambda db: keys.create(db, name, tenant, at), fact)
@@ -198,7 +201,7 @@ class LocalApi:
         return JSONResponse({"id": name, "result": "revoked"})
 
     async def _stop(self, request: Request) -> Response:
-        engines = (await json_object(request)).get("engines") is True
+        engines = (await _object(request)).get("engines") is True
         self._services.stop(engines_too=engines)
         return JSONResponse({"result": "stopping"})
 
@@ -214,6 +217,10 @@ def _translated(handler: Handler) -> Handler:
             return refusal(error)
 
     return call
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    return wire.loads(await body_of(request), what="the request")
 
 
 def _who(request: Request) -> str:

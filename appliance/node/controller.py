@@ -17,6 +17,7 @@ from appliance.errors import ApplianceError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.files import replace_quickly
 from appliance.kit.loop import Again
+from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired, keys
@@ -107,7 +108,9 @@ class Controller:
 
     def _publish_routes(self, statuses: tuple[DeploymentStatus, ...]) -> None:
         snapshot = RouteSnapshot(
-            tuple(_route(s) for s in statuses), self._ledger.read(keys.all_keys)
+            tuple(_route(s) for s in statuses),
+            self._ledger.read(keys.all_keys),
+            self._ledger.read(meta.was_key_made),
         )
         if snapshot != self._published or not self._routes.exists():
             replace_quickly(self._routes, snapshot.dump(), mode=0o640)

@@ -5,7 +5,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from appliance.core import reading, wire
-from appliance.core.documents import Document, ModelDeployment
+from appliance.core.documents import Document, ModelDeployment, Site
 from appliance.core.state import DesiredState
 from appliance.errors import NotFoundError
 from appliance.planner.desired import merge
@@ -98,13 +98,15 @@ def apply_locally(db: sqlite3.Connection, document: Document, by: str, at: str) 
 
 
 def delete_locally(db: sqlite3.Connection, name: str, by: str, at: str) -> str:
-    """Take a deployment out of force here; return in words what that did.
+    """Take a deployment, or a local Site, out of force here; return in words what that did.
 
     Raises:
-        NotFoundError: no such deployment is in force.
+        NotFoundError: nothing of this name is in force.
     """
     state = in_force(db)
     if name not in {d.document.name for d in state.deployments}:
+        if forget_local(db, Site.kind_name, name):
+            return "removed"
         raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
     if _fleet_asks(db, name):
         set_local(db, _DEPLOYMENT, name, None, by, at)

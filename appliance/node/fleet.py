@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -22,6 +23,11 @@ from appliance.trust.store import Director, TrustStore
 
 log = logging.getLogger(__name__)
 
+_MOST_REFUSALS = 20
+_REFUSALS_S = 3600.0
+_LONGEST_REASON = 300
+"""What the audit stream takes of refusals: so many different ones an hour, so much of each."""
+
 
 class FleetInbox:
     """Takes the hub's envelopes, and refuses what it must."""
@@ -35,7 +41,8 @@ class FleetInbox:
         self._ledger = ledger
         self._clock = clock
         self._changed = changed
-        self._refused: str | None = None
+        self.refused = ""
+        self._noted: deque[tuple[float, str]] = deque(maxlen=_MOST_REFUSALS)
         self._held: bytes | None = None
         self.waits_for = ""
 
@@ -56,7 +63,8 @@ class FleetInbox:
         """Accept a generation of the fleet's word, or raise what stops it.
 
         Raises:
-            RefusedError: with TRUST's code; noted in the audit stream once for each content.
+            RefusedError: with TRUST's code; noted in the audit stream, but never so often that
+                whoever reaches the broker could fill the disk.
         """
         director = self._director()
         if director is None:
@@ -67,7 +75,7 @@ class FleetInbox:
         except RefusedError as error:
             await self._note_refusal(error)
             raise
-        self._refused = None
+        self.refused = ""
 
     async def _desired(self, data: bytes, director: Director) -> None:
         accepted = envelope.accept(data, Slot.DESIRED, director.keys, self._me.fields())
@@ -132,10 +140,14 @@ class FleetInbox:
             self._changed()
 
     async def _note_refusal(self, error: RefusedError) -> None:
-        if self._refused == error.what:
+        self.refused = why = error.what[:_LONGEST_REASON]
+        now = self._clock.monotonic()
+        while self._noted and now - self._noted[0][0] > _REFUSALS_S:
+            self._noted.popleft()
+        if len(self._noted) == _MOST_REFUSALS or why in {text for _, text in self._noted}:
             return
-        self._refused = error.what
-        body = {"code": error.code, "why": error.what}
+        self._noted.append((now, why))
+        body = {"code": error.code, "why": why}
         at = rfc3339(self._clock.utc())
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, "fleet-refused", at, body)))
 

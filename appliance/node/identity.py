@@ -8,7 +8,9 @@ from appliance.core.ids import NodeId, node_id
 from appliance.errors import NotFoundError, StateUnusableError
 from appliance.kit.files import make_folder, require_space, write_durably
 from appliance.kit.reserve import RESERVE_BYTES, Reserve
+from appliance.runtime import record
 from appliance.trust.keys import SigningKey
+from appliance.trust.metadata import root_version
 from appliance.trust.store import TrustStore
 
 _ROOM_BYTES = RESERVE_BYTES + (32 << 20)
@@ -37,6 +39,8 @@ def create(state: Path, node: NodeId, root: bytes) -> NodeIdentity:
         StateUnusableError: the folder cannot be used, or belongs to another node or root.
         MalformedError, SignatureError: the root is not one.
     """
+    root_version(root)
+    record.paths(state.absolute(), node)  # says so at once when its sockets could have no names
     folder = state / "identity"
     if not folder.exists():
         require_space(_nearest(state), _ROOM_BYTES, what="a new node")

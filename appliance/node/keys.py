@@ -6,6 +6,7 @@ import sqlite3
 
 from appliance.core.routes import ApiKey
 from appliance.errors import NotFoundError, UsageError
+from appliance.ledger import meta
 
 _PREFIX = "ea-"
 
@@ -24,6 +25,7 @@ def create(db: sqlite3.Connection, key_id: str, tenant: str, at: str) -> str:
     text = _PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(text.encode()).hexdigest()
     db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?)", (key_id, tenant, digest, at))
+    meta.set_key_made(db)
     return text
 
 

@@ -78,6 +78,8 @@ class Uplink:
         """Return how the link is, for people."""
         if self._link is None:
             why = "no bundle has named a director yet, or no broker is set"
-            return {"connected": False, "since": "", "why": why, "waits_for": ""}
-        waits = "" if self._inbox is None else self._inbox.waits_for
-        return {**asdict(self._link.state), "waits_for": waits}
+            return {"connected": False, "since": "", "why": why, "waits_for": "", "refused": ""}
+        waits, refused = "", ""
+        if self._inbox is not None:
+            waits, refused = self._inbox.waits_for, self._inbox.refused
+        return {**asdict(self._link.state), "waits_for": waits, "refused": refused}

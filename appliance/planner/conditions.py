@@ -67,6 +67,10 @@ def _ready(
     blocked = [c for c in decision.conditions if c.status is Truth.FALSE]
     if blocked:
         return Condition("Ready", Truth.FALSE, blocked[0].reason, blocked[0].message)
+    if not replicas:
+        return Condition(
+            "Ready", Truth.TRUE, "ScaledToZero", "no replica is asked for; none serves"
+        )
     if serving >= replicas:
         return Condition("Ready", Truth.TRUE, "Serving", f"{serving} of {replicas} serve")
     failing = [e for e in engines if e.phase is Phase.BACKOFF]

@@ -130,7 +130,7 @@ class Link:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-        self._note(connected=False, why="the connection was lost")
+        self._note(connected=False, why=f"the connection was lost: {connection.why or 'by us'}")
 
     async def _receive(self, connection: Connection, topics: NodeTopics) -> None:
         slots = {topics.desired: self._endpoints.desired, topics.ack: self._endpoints.ack}

@@ -73,6 +73,7 @@ class Connection:
 
     def __init__(self, client: Client) -> None:
         self.closed = asyncio.Event()
+        self.why = ""
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self._client = client
 
@@ -110,7 +111,11 @@ class _Bridge:
 
     def _on_disconnect(self, _c: Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
         self._call(_fail, self.ready, f"disconnected: {reason}")
-        self._call(self.connection.closed.set)
+        self._call(self._close, str(reason))
+
+    def _close(self, why: str) -> None:
+        self.connection.why = why
+        self.connection.closed.set()
 
     def _on_message(self, _c: Client, _u: Any, message: MQTTMessage) -> None:
         found = Message(message.topic, bytes(message.payload), message.retain)

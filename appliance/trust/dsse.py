@@ -69,7 +69,8 @@ def verify(data: bytes, payload_type: str, keys: Collection[str], *, what: str) 
     if set(envelope) != {"payloadType", "payload", "signatures"}:
         raise MalformedError(f"{what} is not a DSSE envelope")
     if envelope["payloadType"] != payload_type:
-        raise MalformedError(f"{what} is of type {envelope['payloadType']!r}, not {payload_type}")
+        found = repr(envelope["payloadType"])[:100]
+        raise MalformedError(f"{what} is of type {found}, not {payload_type}")
     payload = _base64(envelope["payload"], what)
     signed = pae(payload_type, payload)
     signers = frozenset(

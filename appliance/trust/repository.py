@@ -29,6 +29,7 @@ from appliance.core.ids import NAME_ALLOWED, NAME_PATTERN, Digest, hex_of
 from appliance.errors import NotFoundError, StateUnusableError, UsageError
 from appliance.kit.clock import rfc3339
 from appliance.kit.files import locked, make_folder, write_durably
+from appliance.trust.envelope import whole
 from appliance.trust.keys import SigningKey, public_key
 
 LIFETIMES = {
@@ -117,23 +118,29 @@ class Repository:
     def name_director(self, hub: Mapping[str, Any]) -> int:
         """Write which hub may direct this fleet; signed with the next bundle. Return its epoch.
 
-        Another hub, or the same with new keys, begins a new epoch.
+        Another hub, or the same with new keys, begins a new epoch, and must know it: a node
+        refuses what was signed under another.
 
         Args:
-            hub: ``{org, director, sync}`` as ``appliance hub keys`` prints it.
+            hub: ``{org, epoch, director, sync}`` as ``appliance hub keys`` prints it.
 
         Raises:
-            MalformedError: a key in it is not one.
-            UsageError: it is another organisation's hub.
+            MalformedError: a key or the epoch in it is not one.
+            UsageError: it is another organisation's hub, or it is not of a new epoch.
         """
         if hub.get("org") != self.org:
             raise UsageError(f"that hub is of {hub.get('org')!r}, these keys are of {self.org!r}")
         path = self.folder / "director.json"
         known = json.loads(path.read_bytes()) if path.exists() else {"epoch": 0}
         named = {"keys": [public_key(hub.get("director"))], "sync": [public_key(hub.get("sync"))]}
-        if {name: known.get(name) for name in named} == named:
-            return int(known["epoch"])
-        epoch = int(known["epoch"]) + 1
+        epoch, in_force = whole(dict(hub), "epoch"), int(known["epoch"])
+        if epoch == in_force and {name: known.get(name) for name in named} == named:
+            return epoch
+        if epoch <= in_force:
+            raise UsageError(
+                f"that hub is of director epoch {epoch}; {in_force} is in force for another",
+                hint=f"on that hub: appliance hub raise-epoch {in_force + 1}, then hub keys again",
+            )
         document = {"org": self.org, "epoch": epoch, **named, "sites": ["*"], "verbs": []}
         write_durably(path, wire.dumps(document))
         return epoch

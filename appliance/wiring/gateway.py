@@ -1,6 +1,7 @@
 """The gateway of one node."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from appliance.gateway.routes import RouteFile
 from appliance.gateway.spool import UsageSpool
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
-from appliance.kit.files import make_folder, replace_quickly
+from appliance.kit.files import locked, make_folder, replace_quickly
 from appliance.settings import GatewaySettings
 from appliance.wiring import places
 from appliance.wiring.daemon import Ending, is_loopback, run_until
+
+log = logging.getLogger(__name__)
 
 
 async def run_gateway(state: Path, settings: GatewaySettings) -> None:
@@ -22,7 +25,14 @@ async def run_gateway(state: Path, settings: GatewaySettings) -> None:
     Raises:
         UsageError: it would be open to others without a key.
         AddressBusyError: another program listens there.
+        LockedError: this node has a gateway already.
     """
+    make_folder(state / places.GATEWAY_LOCK.parent)
+    with locked(state / places.GATEWAY_LOCK, what=f"the gateway of the node in {state}"):
+        await _run(state, settings)
+
+
+async def _run(state: Path, settings: GatewaySettings) -> None:
     routes = RouteFile(state / places.ROUTES)
     loopback = is_loopback(settings.host)
     if not loopback and not routes.current().keys:
@@ -31,11 +41,11 @@ async def run_gateway(state: Path, settings: GatewaySettings) -> None:
             hint="make a key first: appliance gateway key create NAME, or listen on 127.0.0.1",
         )
     socket = asgi.listen_tcp(settings.host, settings.port)
-    for folder in (places.SPOOL, places.GATEWAY_ADDRESS.parent):
-        make_folder(state / folder)
+    make_folder(state / places.SPOOL)
     usage = UsageSpool(state / places.SPOOL)
     address = {"host": settings.host, "port": socket.getsockname()[1], "pid": os.getpid()}
     replace_quickly(state / places.GATEWAY_ADDRESS, json.dumps(address).encode())
+    log.info("listening on %s port %d", address["host"], address["port"])
     gateway = Gateway(routes, usage, SystemClock(), settings, loopback=loopback)
     try:
         await run_until(Ending().asked, asgi.serve(gateway, socket))

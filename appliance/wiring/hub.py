@@ -1,5 +1,6 @@
 """The hub."""
 
+import logging
 from pathlib import Path
 
 from appliance.hub import identity
@@ -13,6 +14,8 @@ from appliance.kit.files import locked
 from appliance.settings import HubSettings
 from appliance.sync.mqtt import BrokerAddress
 from appliance.wiring.daemon import Ending, is_loopback, run_until
+
+log = logging.getLogger(__name__)
 
 
 async def run_hub(state: Path, settings: HubSettings) -> None:
@@ -32,6 +35,7 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
             clock = SystemClock()
             service = HubService(me, db, broker, clock)
             loopback = is_loopback(settings.host)
+            log.info("listening on %s port %d", settings.host, socket.getsockname()[1])
             api = HubApi(db, service, clock, me.token, settings.heartbeat_s, loopback)
             await run_until(Ending().asked, service.run(), asgi.serve(api.app(), socket))
         finally:

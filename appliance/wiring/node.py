@@ -31,6 +31,7 @@ from appliance.runtime import logfile, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import EngineSettings, Settings
+from appliance.sync.mqtt import BrokerAddress
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
 from appliance.wiring.daemon import Ending, run_until
@@ -82,7 +83,14 @@ def import_here(state: Path, bundle: Path, progress: Progress) -> Imported:
 
 
 async def run_node(state: Path, settings: Settings) -> None:
-    """Run a node until it is told to end; its engines go on unless that was asked for too."""
+    """Run a node until it is told to end; its engines go on unless that was asked for too.
+
+    Raises:
+        UsageError: the broker's address is not one.
+        NotFoundError, LockedError, NoSpaceError, StateUnusableError: as ``open_node``.
+    """
+    if settings.sync.broker:
+        BrokerAddress.parse(settings.sync.broker)
     with open_node(state) as core:
         try:
             core.reserve.hold()
@@ -157,15 +165,17 @@ async def _run_loops(
         stop=ending.ask,
     )
     socket = asgi.listen_unix(state / places.CONTROL_SOCKET, 0o660)
-    await run_until(
-        ending.asked,
-        asgi.serve(LocalApi(services).app(), socket),
-        drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
-        drive(usage.look, Wake(), clock, name="usage", resync_s=30),
-        drive(watch.look, Wake(), clock, name="machine", resync_s=300),
-        uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
-    )
-    asgi.remove_socket(state / places.CONTROL_SOCKET)
+    try:
+        await run_until(
+            ending.asked,
+            asgi.serve(LocalApi(services).app(), socket),
+            drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
+            drive(usage.look, Wake(), clock, name="usage", resync_s=30),
+            drive(watch.look, Wake(), clock, name="machine", resync_s=300),
+            uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
+        )
+    finally:
+        asgi.remove_socket(state / places.CONTROL_SOCKET)
 
 
 def _log_lines(state: Path, controller: Controller, name: str, lines: int) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 CONTROL_SOCKET = Path("run", "control.sock")
 ROUTES = Path("run", "routes.json")
 GATEWAY_ADDRESS = Path("run", "gateway.json")
+GATEWAY_LOCK = Path("run", "gateway.lock")
 SPOOL = Path("spool")
 SETTINGS = Path("settings.toml")
 DEFAULT_STATE = Path("/var/lib/appliance")

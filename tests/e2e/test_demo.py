@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,7 +92,29 @@ def test_a_signal_at_any_time_leaves_nothing(scratch: Path, how: signal.Signals,
         assert process.stdout is not None
         assert any(line.startswith(f"{step:2}.") for line in process.stdout)
         os.killpg(process.pid, how)
+        time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # of somebody who does not like to wait
         assert process.wait(60) == 130
+    assert leftovers(scratch) == []
+
+
+def test_a_signal_while_the_model_is_fetched_leaves_nothing(scratch: Path, tmp_path: Path) -> None:
+    need_tool("mosquitto")
+    cache = tmp_path / "cache"
+    environment = {"TMPDIR": str(scratch), "XDG_CACHE_HOME": str(cache), "PIP_NO_CACHE_DIR": "1"}
+    with subprocess.Popen(
+        [*COMMAND, "--once"],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(cache.rglob("fetch-*/*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 130
+    assert list(cache.rglob("fetch-*")) == []
     assert leftovers(scratch) == []
 
 

@@ -42,9 +42,10 @@ class Front:
     def endpoints(self, *names: str) -> tuple[Endpoint, ...]:
         return tuple(Endpoint(name, str(self.folder / name)) for name in names)
 
-    def route(self, *routes: Route, keys: tuple[ApiKey, ...] = ()) -> None:
+    def route(self, *routes: Route, keys: tuple[ApiKey, ...] = (), needs_key: bool = False) -> None:
         """Replace the snapshot, as the controller does."""
-        replace_quickly(self.folder / "routes.json", RouteSnapshot(routes, keys).dump())
+        snapshot = RouteSnapshot(routes, keys, needs_key or bool(keys))
+        replace_quickly(self.folder / "routes.json", snapshot.dump())
 
     async def ask(
         self,

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ class Hub:
         return [r["code"] for r in self.db.read(partial(store.refusals, name=name))][::-1]
 
     def records(self, name: str = "box-1", stream: str = "usage") -> list[Any]:
-        found = self.db.read(lambda db: store.records(db, name, stream, 0, 1000))
+        known = {n.node: n.db_epoch for n in self.db.read(store.nodes)}
+        where = (known.get(name) or "e1", stream)
+        found = self.db.read(lambda db: store.records(db, name, where, 0, 1000))
         return [r["body"] for r in found]
 
 
@@ -57,6 +60,11 @@ class TalkingNode:
         self.me = Addressee("acme", name, self.key.public, epoch)
         self._previous = ""
         self._next = 1
+
+    def begin_anew(self, epoch: str) -> None:
+        """Lose the ledger, and go on with a new one."""
+        self.me = replace(self.me, db_epoch=epoch)
+        self._previous, self._next = "", 1
 
     def report(self, number: int, now: datetime.datetime, **changes: Any) -> bytes:
         body = {"report": number, "applied": {"generation": None}, "deployments": [], **changes}

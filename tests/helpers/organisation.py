@@ -35,7 +35,9 @@ class Organisation:
         director = SigningKey.create(folder / "director.pem")
         sync = SigningKey.create(folder / "sync.pem")
         made = cls(folder, repository, director, sync)
-        repository.name_director({"org": ORG, "director": director.public, "sync": sync.public})
+        repository.name_director(
+            {"org": ORG, "epoch": 1, "director": director.public, "sync": sync.public}
+        )
         return made
 
     @property

@@ -68,5 +68,5 @@ def test_settings_that_are_not_there_or_cannot_be_read_are_told_apart(tmp_path: 
     with pytest.raises(StateUnusableError, match="Is a directory"):
         load(tmp_path, {})
     (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
-    with pytest.raises(StateUnusableError, match="cannot be read"):
+    with pytest.raises(BadDocumentError, match="not text"):
         load(tmp_path / "latin.toml", {})

@@ -62,7 +62,7 @@ def test_each_record_ends_there_exactly_once(sizes: list[int], data: Any) -> Non
                 assert not deliver(forged(batch))
         while rest := [b for b in batches if b.first > upto()]:
             deliver(data.draw(st.sampled_from(rest)))
-        found = db.read(lambda c: store.records(c, "box-1", "usage", 0, 1000))
+        found = db.read(lambda c: store.records(c, "box-1", ("e1", "usage"), 0, 1000))
         db.close()
     assert [r["seq"] for r in found] == list(range(1, sum(sizes) + 1))
     assert [r["number"] for r in found] == [r["seq"] for r in found]

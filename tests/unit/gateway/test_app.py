@@ -411,6 +411,29 @@ def test_who_is_reached_by_others_and_has_no_key_lets_nobody_in() -> None:
     asyncio.run(story())
 
 
+def test_revoking_the_last_key_opens_nothing() -> None:
+    async def story() -> None:
+        async with gateway({"e": (engine.answer({}),)}) as front:
+            front.route(Route("notes", (), front.endpoints("e")), needs_key=True)
+            assert error(await front.ask()) == (403, "no_keys")
+            given = {"Authorization": "Bearer ea-secret"}
+            assert error(await front.ask(headers=given)) == (403, "no_keys")
+
+    asyncio.run(story())
+
+
+def test_one_model_is_described_by_its_name() -> None:
+    async def story() -> None:
+        async with gateway({}) as front:
+            front.route(Route("notes", (), ()))
+            found = await front.ask(method="GET", path="/v1/models/notes")
+            assert (found.status, found.json()["id"]) == (200, "notes")
+            absent = await front.ask(method="GET", path="/v1/models/other")
+            assert error(absent) == (404, "model_not_found")
+
+    asyncio.run(story())
+
+
 # --- What is noted --------------------------------------------------------------------------------
 
 

@@ -120,14 +120,19 @@ ERRORS: list[tuple[str, str, Any, int, str]] = [
     ("PUT", NODE, {"key": "ab" * 31}, 400, "malformed"),
     ("PUT", NODE, {}, 400, "malformed"),
     ("PUT", NODE, {"key": "cd" * 32}, 400, "usage"),
-    ("PUT", NODE, b"not JSON", 400, "usage"),
-    ("PUT", NODE, b"[]", 400, "usage"),
+    ("PUT", NODE, b"not JSON", 400, "malformed"),
+    ("PUT", NODE, b"[]", 400, "malformed"),
     ("POST", f"{NODE}/documents", {}, 400, "usage"),
     ("POST", f"{NODE}/documents", {"documents": []}, 400, "usage"),
     ("POST", f"{NODE}/documents", {"documents": ["x"]}, 400, "bad-document"),
     ("POST", f"{NODE}/documents", {"documents": [wire_deployment("Bad")]}, 400, "bad-document"),
     ("POST", "/api/v1/nodes/box-9/documents", {"documents": [wire_site()]}, 404, "not-found"),
     ("DELETE", f"{NODE}/documents/ModelDeployment/none", b"", 404, "not-found"),
+    ("PUT", NODE, b" " * (1 << 21), 400, "usage"),
+    ("PUT", NODE, b'{"key":1e999}', 400, "malformed"),
+    ("GET", "/nothing", b"", 404, "not-found"),
+    ("GET", "/api/v1/nodes/", b"", 404, "not-found"),
+    ("POST", "/api/v1/nodes", b"", 405, "usage"),
     ("GET", f"{NODE}/records?after=x", b"", 400, "usage"),
     ("GET", f"{NODE}/records?after=-1", b"", 400, "usage"),
     ("GET", f"{NODE}/records?after={'9' * 30}", b"", 400, "usage"),
@@ -167,7 +172,7 @@ def test_records_and_batches_are_read_in_order(hub: Hub) -> None:
         hub.db.submit(partial(store.ingest, name="box-1", batch=batch, at="at")).result()
 
     async def story(ask: Ask) -> None:
-        found = (await ask("GET", f"{NODE}/records?stream=usage&after=1")).json()
+        found = (await ask("GET", f"{NODE}/records?stream=usage&epoch=e1&after=1")).json()
         assert [(r["seq"], r["epoch"], r["body"]) for r in found["records"]] == [
             (2, "e1", "b"),
             (3, "e1", "c"),

@@ -134,6 +134,22 @@ def test_a_gap_is_not_committed_and_only_what_is_committed_is_acknowledged(fleet
     asyncio.run(story())
 
 
+def test_only_the_ledger_that_a_node_is_in_is_acknowledged(fleet: Fleet) -> None:
+    async def story() -> None:
+        async with fleet.running():
+            await fleet.report(1)
+            stream = fleet.node.topics.stream("usage")
+            await fleet.send(stream, fleet.node.batch(["a"]).envelope)
+            fleet.node.begin_anew("a-ledger-that-sorts-first")
+            await fleet.report(1)
+            await fleet.send(stream, fleet.node.batch(["b", "c"]).envelope)
+            data = fleet.broker.on(fleet.node.topics.ack)[-1]
+            newest = fleet.opened(data, Slot.ACK).payload["streams"]["usage"]
+            assert (newest["epoch"], newest["upto"]) == ("a-ledger-that-sorts-first", 2)
+
+    asyncio.run(story())
+
+
 def test_an_epoch_is_acknowledged_once_the_node_has_said_which_it_is_in(fleet: Fleet) -> None:
     async def story() -> None:
         async with fleet.running():

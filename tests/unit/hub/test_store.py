@@ -39,7 +39,7 @@ def ingest(db: GroupCommit, found: Batch) -> bool:
 
 
 def bodies(db: GroupCommit, after: int = 0) -> list[int]:
-    found = db.read(lambda c: store.records(c, "box-1", "usage", after, 1000))
+    found = db.read(lambda c: store.records(c, "box-1", ("e1", "usage"), after, 1000))
     return [r["body"] for r in found]
 
 
@@ -102,7 +102,8 @@ def test_epochs_and_streams_count_for_themselves(db: GroupCommit) -> None:
     other_stream = Batch("audit", "e1", 1, "", "h", ({"body": 8},))
     assert ingest(db, other_epoch)
     assert ingest(db, other_stream)
-    assert bodies(db) == [1, 2, 7]
+    assert bodies(db) == [1, 2]
+    assert db.read(lambda c: store.records(c, "box-1", ("e2", "usage"), 0, 9))[0]["body"] == 7
     assert ingest(db, CHAIN[1])
 
 
@@ -127,6 +128,16 @@ def test_a_report_counts_once_and_never_backwards(
     row = db.read(partial(store.node, name="box-1"))
     assert row.heard_at == ("second" if is_news else "first")
     assert row.reported == {"dbEpoch": row.db_epoch, "report": row.report}
+
+
+def test_a_ledger_that_was_left_does_not_come_back(db: GroupCommit) -> None:
+    def report(epoch: str, number: int) -> bool:
+        payload = {"dbEpoch": epoch, "report": number}
+        return db.submit(lambda c: store.set_reported(c, "box-1", payload, number, AT)).result()
+
+    assert [report("e0", 7), report("e1", 10)] == [True, True]
+    assert [report("e0", 8), report("e1", 5), report("e1", 11)] == [False, False, True]
+    assert db.read(partial(store.node, name="box-1")).db_epoch == "e1"
 
 
 class Sealer:

@@ -32,13 +32,17 @@ def test_a_node_that_was_never_heard_says_so() -> None:
 
 def test_all_deployments_serve() -> None:
     found = look({"deployments": [serving(), serving("b")], "applied": {"generation": 2}})
-    assert (found.state, found.why) == (State.READY, "2 deployments serve")
+    assert (found.state, found.why) == (
+        State.READY,
+        "2 of 2 deployments serve; asked for generation 3, it follows 2",
+    )
     assert (found.generation, found.applied) == (3, 2)
 
 
 def test_one_that_does_not_serve_is_named() -> None:
     waiting = {"name": "b", "conditions": [{"type": "Ready", "status": "False"}]}
-    found = look({"deployments": [serving(), waiting, {"name": "c"}]})
+    applied = {"generation": 3}
+    found = look({"deployments": [serving(), waiting, {"name": "c"}], "applied": applied})
     assert (found.state, found.why) == (State.DEGRADED, "not ready: b, c")
 
 
@@ -51,7 +55,7 @@ def test_three_heartbeats_of_silence_make_it_stale_whatever_it_said(
 
 
 def test_a_stale_node_says_since_when() -> None:
-    found = look({"deployments": [serving()]}, silent_s=3700)
+    found = look({"deployments": [serving()], "applied": {"generation": 3}}, silent_s=3700)
     assert found.why == "stale since 2026-12-01T10:58:20.000Z, 1 h 1 min ago"
 
 

@@ -16,14 +16,13 @@ def carrying(body: bytes) -> Request:
     return Request({"type": "http", "method": "POST", "headers": []}, receive)
 
 
-def test_an_object_is_read() -> None:
-    assert asyncio.run(answers.json_object(carrying(b'{"a":[1]}'))) == {"a": [1]}
+def test_a_body_is_read_whole() -> None:
+    assert asyncio.run(answers.body_of(carrying(b"[1]"))) == b"[1]"
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[1]", b"null", b"[" * 100_000])
-def test_what_is_no_object_is_a_usage_error(body: bytes) -> None:
-    with pytest.raises(UsageError, match="the request is not"):
-        asyncio.run(answers.json_object(carrying(body)))
+def test_a_body_is_read_no_further_than_makes_sense() -> None:
+    with pytest.raises(UsageError, match="more than 1024 KiB"):
+        asyncio.run(answers.body_of(carrying(b" " * (answers.MOST_BODY_BYTES + 1))))
 
 
 @pytest.mark.parametrize(

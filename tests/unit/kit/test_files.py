@@ -127,6 +127,12 @@ def test_a_folder_is_made_with_those_above_it_and_gets_its_mode(tmp_path: Path) 
         assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    files.make_folder(tmp_path, mode=0o700)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o1777
+
+
 def test_a_file_in_the_way_of_a_folder_is_an_unusable_state(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(StateUnusableError, match="is there, but is not a folder"):

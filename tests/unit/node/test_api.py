@@ -12,6 +12,7 @@ from appliance.core.state import Origin
 from appliance.errors import (
     ApplianceError,
     BadDocumentError,
+    MalformedError,
     NoSpaceError,
     NotFoundError,
     PeerUnreachableError,
@@ -135,7 +136,10 @@ def test_what_failed_is_not_in_the_audit(box: Box) -> None:
 REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]] = [
     ("POST", "/v1/apply", {}, UsageError, "holds no documents"),
     ("POST", "/v1/apply", {"documents": []}, UsageError, "holds no documents"),
-    ("POST", "/v1/apply", None, UsageError, "not JSON"),
+    ("POST", "/v1/apply", None, MalformedError, "not strict JSON"),
+    ("POST", "/v1/gateway/keys", {"id": "a/b", "tenant": "t"}, UsageError, "not a name"),
+    ("GET", "/v1/nothing", None, NotFoundError, "there is no GET /v1/nothing"),
+    ("DELETE", "/v1/status", None, UsageError, "there is no DELETE /v1/status"),
     ("POST", "/v1/apply", {"documents": ["x"]}, BadDocumentError, "mapping"),
     (
         "POST",
@@ -157,7 +161,7 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]]
     ("GET", "/v1/deployments/notes/logs?lines=0", None, UsageError, "1 to 10000"),
     ("GET", "/v1/deployments/notes/logs?lines=x", None, UsageError, "1 to 10000"),
     ("GET", "/v1/deployments/other/logs", None, NotFoundError, "'other'"),
-    ("GET", "/v1/other", None, NotFoundError, "404"),
+    ("GET", "/v1/other", None, NotFoundError, "there is no"),
 ]
 
 

@@ -154,6 +154,7 @@ def test_another_kind_of_the_same_name_is_another_object(staff: Staff) -> None:
     staff.apply(MINE)
     assert staff.release() == "released; the fleet does not ask for it, so it ends"
     assert staff.apply(SITE) == "changed"
+    assert staff.delete() == "removed"
     with pytest.raises(NotFoundError):
         staff.delete()
 

@@ -288,6 +288,25 @@ def test_a_refusal_is_audited_once_for_each_content(box: Box) -> None:
     assert [body["code"] for _, body in box.audit()] == ["signature", "scope"]
 
 
+def test_whoever_reaches_the_broker_cannot_fill_the_disk(box: Box) -> None:
+    for number in range(100):
+        slot = f"{number} {'x' * 30_000}"
+        data = dsse.sign(slot, b"{}", STRANGER)
+        box.refused(data, 27)
+    assert len(box.audit()) == 20
+    assert max(len(body["why"]) for _, body in box.audit()) <= 300
+    box.clock.move(3601)
+    box.refused(box.word(1, key=STRANGER), 20)
+    assert len(box.audit()) == 21
+
+
+def test_what_was_refused_is_shown_until_something_is_accepted(box: Box) -> None:
+    box.refused(box.word(1, directorEpoch=1), 29)
+    assert "director epoch 1" in box.inbox.refused
+    box.say(box.word(1))
+    assert box.inbox.refused == ""
+
+
 class Outbox:
     """Two sealed batches of one stream."""
 
@@ -308,10 +327,10 @@ class Outbox:
 
 
 def ack(box: Box, streams_told: Any, **how: Any) -> bytes:
-    named = {"to": box.me, "key": SYNC, "slot": Slot.ACK, **how}
+    named = {"to": box.me, "key": SYNC, "slot": Slot.ACK, "issued": box.clock.utc(), **how}
     return seal(
         named["slot"], named["to"], {"streams": streams_told}, named["key"],
-        issued=box.clock.utc(), lifetime=DAY,
+        issued=named["issued"], lifetime=DAY,
     )  # fmt: skip
 
 
@@ -347,6 +366,7 @@ def test_only_the_sync_key_acknowledges_and_only_for_this_node(box: Box) -> None
         (ack(box, told(box), slot=Slot.DESIRED), 27),
         (ack(box, told(box), to=replace(box.me, node="box-2")), 28),
         (ack(box, told(box), to=replace(box.me, db_epoch="other")), 28),
+        (ack(box, told(box), issued=box.clock.utc() - DAY), 21),
         (ack(box, None), 27),
         (ack(box, told(box, upto="1")), 27),
     ]

@@ -99,6 +99,7 @@ def test_a_request_is_told_at_once_that_nothing_will_answer() -> None:
     nothing = look(replicas=0)
     assert ready(nothing)[0] is Truth.TRUE
     assert cannot_start(nothing) == "it is scaled to zero replicas"
+    assert nothing.conditions[-1].reason == "ScaledToZero"
     assert cannot_start(look(Phase.BACKOFF, failures=3)) == "notes-0 backoff"
 
 

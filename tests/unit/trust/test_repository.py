@@ -32,7 +32,7 @@ from appliance.trust.store import Director
 from tests.helpers.signing import ISSUED, digest_of, new_key
 
 DAY = datetime.timedelta(days=1)
-HUB = {"org": "acme", "director": new_key().public, "sync": new_key().public}
+HUB = {"org": "acme", "epoch": 1, "director": new_key().public, "sync": new_key().public}
 
 
 @pytest.fixture
@@ -124,10 +124,14 @@ def test_a_key_that_lies_elsewhere_is_asked_for(repository: Repository) -> None:
 
 
 def test_another_hub_begins_a_new_epoch_and_the_same_does_not(repository: Repository) -> None:
+    other = {**HUB, "sync": new_key().public}
     assert repository.name_director(HUB) == 1
     assert repository.name_director(HUB) == 1
-    assert repository.name_director({**HUB, "sync": new_key().public}) == 2
-    assert repository.name_director(HUB) == 3
+    with pytest.raises(UsageError, match="1 is in force for another") as caught:
+        repository.name_director(other)
+    assert "raise-epoch 2" in str(caught.value.hint)
+    assert repository.name_director({**other, "epoch": 2}) == 2
+    assert repository.name_director({**HUB, "epoch": 3}) == 3
     published = repository.publish([], ISSUED)
     document = published.documents[DIRECTOR_PATH]
     found = Director.parse(document)
@@ -139,7 +143,7 @@ def test_another_hub_begins_a_new_epoch_and_the_same_does_not(repository: Reposi
 def test_what_names_no_hub_of_ours_changes_nothing(repository: Repository) -> None:
     with pytest.raises(UsageError, match="that hub is of 'other'"):
         repository.name_director({**HUB, "org": "other"})
-    for change in ({"director": "ab"}, {"sync": None}):
+    for change in ({"director": "ab"}, {"sync": None}, {"epoch": "1"}):
         with pytest.raises(MalformedError):
             repository.name_director({**HUB, **change})
     assert not (repository.folder / "director.json").exists()
@@ -147,7 +151,7 @@ def test_what_names_no_hub_of_ours_changes_nothing(repository: Repository) -> No
 
 
 def test_a_director_that_was_taken_back_is_listed_no_more(repository: Repository) -> None:
-    repository.name_director({"org": "acme", "director": "aa" * 32, "sync": "bb" * 32})
+    repository.name_director(HUB)
     assert DIRECTOR_PATH in verified(repository.publish([], ISSUED)).targets
     (repository.folder / "director.json").unlink()
     published = repository.publish([], ISSUED)
