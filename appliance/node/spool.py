@@ -1,31 +1,39 @@
 """The gateway's usage spool, taken into the ledger: each record once, whoever dies in between.
 
 The offset moves in the transaction that takes the records, so a record is never taken twice. A file
-that no gateway holds is finished: what is still open in it was cut.
+that no gateway holds is finished: what is still open in it was cut. A damaged line is passed over,
+and the hub hears of it in that same transaction.
 """
 
+import hashlib
+import io
 import logging
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.core import usage
 from appliance.core.usage import Taken
 from appliance.errors import MalformedError
+from appliance.kit.clock import Clock, SystemClock, rfc3339
 from appliance.kit.files import fsync_folder, is_locked
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 
 log = logging.getLogger(__name__)
+_SYSTEM_CLOCK = SystemClock()
 
 
-def take_in(spool: Path, ledger: Ledger) -> int:
+def take_in(spool: Path, ledger: Ledger, clock: Clock = _SYSTEM_CLOCK) -> int:
     """Move new usage records from the spool into the ledger; return how many. Blocking."""
     files = sorted(spool.glob("usage-*.jsonl"))
-    return sum(_take_file(path, ledger) for path in files)
+    taken = sum(_take_file(path, ledger, clock) for path in files)
+    _forget_removed(spool, ledger)
+    return taken
 
 
-def _take_file(path: Path, ledger: Ledger) -> int:
+def _take_file(path: Path, ledger: Ledger, clock: Clock) -> int:
     finished = not is_locked(path)  # before reading: what is written later is read next time
     name = path.name
     offset = ledger.read(lambda db: _offset(db, name))
@@ -33,22 +41,46 @@ def _take_file(path: Path, ledger: Ledger) -> int:
         size = path.stat().st_size
         if size == offset and not finished:
             return 0
-        taken = usage.take(path.read_bytes(), offset, finished=finished)
+        taken, damaged = _take(path.read_bytes(), offset, finished=finished)
     except FileNotFoundError:
         return 0
-    except MalformedError as error:
-        log.error("%s is set aside: %s", path, error)
-        path.rename(path.with_suffix(".damaged"))
-        return 0
     if taken.records or taken.offset != offset:
-        ledger.record(lambda db: _commit(db, name, taken)).result()
+        facts = [_damaged_fact(name, line, rfc3339(clock.utc())) for line in damaged]
+        ledger.record(lambda db: _commit(db, name, taken), *facts).result()
     if finished:
         path.unlink(missing_ok=True)
-        fsync_folder(
-            path.parent
-        )  # else a power cut may bring the file back, and nobody knows it then
-        ledger.record(lambda db: db.execute("DELETE FROM spools WHERE file = ?", (name,))).result()
     return len(taken.records)
+
+
+def _take(data: bytes, offset: int, *, finished: bool) -> tuple[Taken, list[bytes]]:
+    """Return what ``usage.take`` finds between damaged lines, and those behind ``offset``."""
+    try:
+        return usage.take(data, offset, finished=finished), []
+    except MalformedError:
+        before, _ = _sift(data[:offset])
+        behind, damaged = _sift(data[offset:])
+        good = before + behind
+        taken = usage.take(good, len(before), finished=finished)
+        return replace(taken, offset=taken.offset + len(data) - len(good)), damaged
+
+
+def _sift(lines: bytes) -> tuple[bytes, list[bytes]]:
+    """Part lines that are damaged from the others; one without its end is not, or not yet."""
+    good, damaged = [], []
+    for line in io.BytesIO(lines):
+        try:
+            usage.take(line, 0, finished=False)
+        except MalformedError:
+            damaged.append(line)
+        else:
+            good.append(line)
+    return b"".join(good), damaged
+
+
+def _damaged_fact(name: str, line: bytes, at: str) -> Fact:
+    digest = hashlib.sha256(line.removesuffix(b"\n")).hexdigest()
+    log.error("%s has a damaged line, which counts for nothing; its SHA-256 is %s", name, digest)
+    return Fact(Stream.AUDIT, "usage-damaged", at, {"file": name, "sha256": digest})
 
 
 def _offset(db: sqlite3.Connection, name: str) -> int:
@@ -63,3 +95,12 @@ def _commit(db: sqlite3.Connection, name: str, taken: Taken) -> None:
         "INSERT INTO spools VALUES (?, ?) ON CONFLICT DO UPDATE SET offset = excluded.offset",
         (name, taken.offset),
     )
+
+
+def _forget_removed(spool: Path, ledger: Ledger) -> None:
+    """Drop the offsets of files that are gone for good, whoever was killed while removing them."""
+    known = ledger.read(lambda db: db.execute("SELECT file FROM spools").fetchall())
+    gone = [(name,) for (name,) in known if not (spool / name).exists()]
+    if gone:
+        fsync_folder(spool)  # else a power cut may bring a file back, and nobody knows it then
+        ledger.record(lambda db: db.executemany("DELETE FROM spools WHERE file = ?", gone)).result()

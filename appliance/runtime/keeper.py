@@ -148,8 +148,11 @@ class Keeper:
         self._see(phase=Phase.READY, message="ready", endpoint=endpoint, log_tail=(), failures=0)
 
     async def _until_ready(self) -> None:
+        """Wait until the engine whose record this is answers, and not another at its socket."""
         deadline = asyncio.get_running_loop().time() + self._profile.ready.start_s
-        while not await health.is_ready(self._paths.socket, self._profile.ready):
+        while self._record is None or not await health.is_ready(
+            self._paths.socket, self._profile.ready
+        ):
             if await self._pause(0.05):
                 raise _Ended("stopped while it started")
             await self._look()
@@ -199,17 +202,32 @@ class Keeper:
             self._record = None
             raise _Ended(self._why(code))
         if self._record is None:
-            self._record = next(
-                (r for r in record.running(self._state) if r.replica.id == self.replica.id), None
-            )
+            self._record = await self._find()
             if self._record is None and code == ALREADY_RUNS:
-                raise _Ended("another engine holds its record and does not say who it is")
+                raise _Ended("could not start: another engine held its record")
             return
         if not self._record.process.is_alive():
             self._record = None
             raise _Ended(self._why(None))
         logfile.cap(self._paths.log)
         await self._watch_memory(self._record)
+
+    async def _find(self) -> EngineRecord | None:
+        """Return the record of the engine that runs; end one that runs in another revision.
+
+        A controller that died in the middle of a launch leaves such a one: it wrote its record when
+        the next controller had already looked for what runs.
+        """
+        for found in record.running(self._state):
+            if found.replica.id != self.replica.id:
+                continue
+            if found.replica.revision == self.replica.revision:
+                self.uid = found.uid
+                return found
+            log.warning("ending %s, pid %d: another revision", found.replica.id, found.process.pid)
+            found.process.signal(signal.SIGKILL)
+            await asyncio.to_thread(found.process.wait, 10)
+        return None
 
     async def _watch_memory(self, found: EngineRecord) -> None:
         used = found.process.resident_bytes()

@@ -51,6 +51,7 @@ class ProcessDriver:
         self._changed = changed
         for folder in ("run/engines", "run/e", "log"):
             make_folder(self._state / folder)
+        await asyncio.to_thread(record.settle, self._state)
         for found in record.running(self._state):
             log.info("adopting %s, pid %d", found.replica.id, found.process.pid)
             await self._keep(found.replica, found).adopt()
@@ -102,6 +103,7 @@ class ProcessDriver:
 
 def end_all(state: Path, grace_s: float = 5.0) -> list[str]:
     """End every engine of a state folder, whoever started it; return their replicas."""
+    record.settle(state)
     found = list(record.running(state))
     for engine in found:
         engine.process.signal(signal.SIGTERM)

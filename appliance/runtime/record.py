@@ -8,6 +8,7 @@ back finds what runs without guessing from process lists.
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,19 @@ def paths(state: Path, replica_id: str) -> EnginePaths:
         folder,
         state / "log" / f"{replica_id}.log",
     )
+
+
+def settle(state: Path, at_most_s: float = 2.0) -> None:
+    """Wait until every engine that is being launched has written who it is, or is gone.
+
+    Between its lock and its record lie some milliseconds in which nobody could adopt or end it.
+    """
+    deadline = time.monotonic() + at_most_s
+    folder = state / "run" / "engines"
+    while any(is_locked(path) and not path.stat().st_size for path in folder.glob("*.json")):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
 
 
 def running(state: Path) -> Iterator[EngineRecord]:

@@ -14,6 +14,8 @@ import pytest
 from appliance.core.ids import Digest
 from appliance.core.model import Replica, Variant
 from appliance.core.state import ObservedReplica, Phase
+from appliance.kit.files import is_locked
+from appliance.runtime import record
 from appliance.runtime.driver import Driver
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
@@ -29,6 +31,12 @@ class World(Protocol):
 
     async def crash(self, driver: Driver, replica: str) -> None: ...
 
+    def is_launching(self, replica: str) -> bool:
+        """Whether an engine is at its beginning, or further."""
+
+    def revision(self, replica: str) -> str:
+        """Return the revision of the engine that runs, whatever a driver says of it."""
+
     async def clean_up(self) -> None:
         """End what is left."""
 
@@ -43,6 +51,12 @@ class FakeWorld:
     async def crash(self, driver: Driver, replica: str) -> None:
         assert isinstance(driver, FakeDriver)
         driver.crash(replica)
+
+    def is_launching(self, replica: str) -> bool:
+        return replica in self.world
+
+    def revision(self, replica: str) -> str:
+        return self.world[replica].revision
 
     async def clean_up(self) -> None:
         self.world.clear()
@@ -61,6 +75,13 @@ class ProcessWorld:
         pid = driver.observe()[replica].pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+
+    def is_launching(self, replica: str) -> bool:
+        return is_locked(record.paths(self.state, replica).record)
+
+    def revision(self, replica: str) -> str:
+        (found,) = (r for r in record.running(self.state) if r.replica.id == replica)
+        return found.replica.revision
 
     async def clean_up(self) -> None:
         end_all(self.state)
@@ -168,6 +189,24 @@ def test_closing_leaves_it_running_and_the_next_driver_adopts_it(world: World) -
     run(world, first, clean=False)
     run(world, second)
     assert pids[0] == pids[1]
+
+
+def test_a_driver_that_is_killed_in_a_launch_leaves_no_other_revision_as_the_new_one(
+    world: World,
+) -> None:
+    async def first(driver: Driver) -> None:
+        await driver.start(replica(context=256))
+        async with asyncio.timeout(_WAIT_S):
+            while not world.is_launching("notes-0"):
+                await asyncio.sleep(0.002)
+
+    async def second(driver: Driver) -> None:
+        await driver.start(replica(context=512))
+        seen = await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
+        assert seen.revision == world.revision("notes-0")
+
+    run(world, first, clean=False)
+    run(world, second)
 
 
 def test_whoever_opened_it_hears_of_changes(world: World) -> None:

@@ -87,6 +87,36 @@ def test_an_engine_beyond_its_memory_limit_is_ended_with_the_reason(
         end_all(tmp_path)
 
 
+def test_a_stop_lets_a_request_that_runs_come_to_its_end(
+    demo_weights: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o711)
+    body = json.dumps({"prompt": "Once", "n_predict": 48, "ignore_eos": True, "stream": True})
+    head = f"POST /completion HTTP/1.1\r\nHost: engine\r\nContent-Length: {len(body)}\r\n"
+    request = f"{head}Content-Type: application/json\r\nConnection: close\r\n\r\n{body}"
+
+    async def story() -> None:
+        driver = ProcessDriver(tmp_path, lambda _: demo_weights, ProcessSettings(threads=1))
+        await driver.open(lambda: None)
+        await driver.start(replica())
+        seen = await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
+        reader, writer = await asyncio.open_unix_connection(seen.endpoint)
+        writer.write(request.encode())
+        said = await reader.readuntil(b'"content"')
+        await driver.stop("notes-0")
+        said += await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+        assert said.count(b'"content"') >= 48
+        assert b'"stop":true' in said
+        await gone(driver, "notes-0")
+        await driver.close()
+
+    try:
+        asyncio.run(story())
+    finally:
+        end_all(tmp_path)
+
+
 def ask(gateway: HttpClient, text: str, *, max_tokens: object = 8) -> None:
     body = {
         "model": DEPLOYMENT,

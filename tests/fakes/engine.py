@@ -94,6 +94,25 @@ def answer(body: object, status: int = 200, content_type: bytes = b"application/
     return play
 
 
+def by_path(plays: Mapping[str, Play]) -> Play:
+    """Do for each path what stands there."""
+
+    async def play(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await plays[asked.path](asked, writer)
+
+    return play
+
+
+def in_turn(*plays: Play) -> Play:
+    """Do these one after the other, the last for ever."""
+    left = deque(plays)
+
+    async def play(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await (left.popleft() if len(left) > 1 else left[0])(asked, writer)
+
+    return play
+
+
 def stream(*chunks: bytes, pause_s: float = 0.0) -> Play:
     """Stream chunks, each in a write of its own."""
 
@@ -155,7 +174,7 @@ async def _read(reader: asyncio.StreamReader) -> Asked:
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     request, *lines = head.strip().split("\r\n")
     headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
-    body = await reader.readexactly(int(headers["content-length"]))
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Asked(request.split()[1], headers, body)
 
 

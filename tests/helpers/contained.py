@@ -30,11 +30,13 @@ def main() -> None:
     elif order["uid"] is not None and os.geteuid() == 0:
         os.chown(folder, order["uid"], order["uid"])
     os.chdir(folder)  # as the launcher does: the folders above may be closed to the engine's user
+    groups_before = os.getgroups()
     found = contain.contain(folder, order["uid"])
     report = {
         **asdict(found),
         "landlock": landlock.abi(),
         "uids": os.getresuid(),
+        "groups_before": groups_before,
         "groups": os.getgroups(),
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
         "no_new_privs": "NoNewPrivs:\t1" in Path("/proc/self/status").read_text(),

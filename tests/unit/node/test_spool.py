@@ -1,7 +1,9 @@
 """Usage facts are taken in exactly once, whichever of the two processes dies, and when."""
 
 import fcntl
+import hashlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +18,7 @@ from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node import spool
+from tests.helpers.clock import ScriptedClock
 
 NAME = "usage-1.jsonl"
 
@@ -30,7 +33,7 @@ class Site:
         self.ledger = Ledger(folder / "node.db")
 
     def take(self) -> int:
-        return spool.take_in(self.spool, self.ledger)
+        return spool.take_in(self.spool, self.ledger, ScriptedClock())
 
     def restart(self) -> None:
         self.ledger.close()
@@ -54,6 +57,19 @@ class Site:
         """Return id and outcome of every record in the ledger, in order."""
         found = self.ledger.read(lambda db: list(streams.waiting(db, Stream.USAGE, 1000)))
         return [(r.record["body"]["id"], r.record["body"]["outcome"]) for r in found]
+
+    def damaged(self) -> list[dict[str, Any]]:
+        """Return what the hub will hear of damaged lines."""
+        found = self.ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 1000)))
+        return [r.record for r in found]
+
+    def known(self) -> list[tuple[str, int]]:
+        """Return the files that the ledger knows, and how far it took them in."""
+        query = "SELECT file, offset FROM spools ORDER BY file"
+        return self.ledger.read(lambda db: [(name, at) for name, at in db.execute(query)])
+
+    def execute(self, statement: str) -> None:
+        self.ledger.record(lambda db: db.execute(statement)).result()
 
     def files(self) -> list[str]:
         return sorted(p.name for p in self.spool.iterdir())
@@ -153,26 +169,131 @@ def test_several_files_are_taken_in_by_age(site: Site) -> None:
     assert site.files() == [".usage-3.jsonl"]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"\0" * 40 + b"\n",
-        b"{}\n",
-        b"[]\n",
-        b'{"phase": "begin", "record": {}}\n',
-        b'{"phase": "end", "record": {"id": 1, "at": "now"}}\n',
-        b'{"phase": "middle", "record": {"id": "a", "at": "now"}}\n',
-    ],
-)
-def test_a_damaged_file_is_set_aside_and_does_not_stop_the_others(
-    site: Site, damage: bytes
+DAMAGE = [
+    b"\0" * 3 + b"\n",
+    b"\n",
+    b"{}\n",
+    b"[]\n",
+    b'{"phase": "begin", "record": {}}\n',
+    b'{"phase": "end", "record": {"id": 1, "at": "now"}}\n',
+    b'{"phase": "middle", "record": {"id": "a", "at": "now"}}\n',
+    begin("torn")[:40] + begin("b"),
+    b"\r" + begin("b"),
+    begin("b")[:-1] + b"\r\0\n",
+]
+
+
+def damage_fact(line: bytes) -> dict[str, Any]:
+    body = {"file": NAME, "sha256": hashlib.sha256(line[:-1]).hexdigest()}
+    return {"at": "2026-12-01T00:00:00.000Z", "kind": "usage-damaged", "body": body}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_line_is_passed_over_and_told_once(site: Site, damage: bytes) -> None:
+    with site.gateway():
+        site.write(begin("a"), end("a"), begin("c"), damage, begin("d"), end("d"), end("e")[:9])
+        assert [site.take(), site.take()] == [2, 0]
+        site.restart()
+        site.write(end("e")[9:], end("c"), begin("f"))
+        assert [site.take(), site.take()] == [2, 0]
+        assert site.files() == [NAME]
+    assert [site.take(), site.take()] == [1, 0]
+    expected = [("a", "ok"), ("d", "ok"), ("e", "ok"), ("c", "ok"), ("f", "cut")]
+    assert site.taken() == expected
+    assert site.damaged() == [damage_fact(damage)]
+    assert site.files() == []
+
+
+def test_damage_in_a_file_that_nobody_holds_is_told_too(site: Site) -> None:
+    lines = [b"\0\0\0\n", b"\xff\n"]
+    site.write(lines[0], begin("a"), end("a"), lines[1], begin("b"), b"\0" * 40)
+    assert site.take() == 2
+    assert site.taken() == [("a", "ok"), ("b", "cut")]
+    assert site.damaged() == [damage_fact(line) for line in lines]
+    assert site.files() == []
+
+
+def test_a_line_that_is_still_being_written_is_not_damaged(site: Site) -> None:
+    with site.gateway():
+        site.write(begin("a"), b"\0\0\n", end("a")[:20])
+        site.take()
+        site.write(end("a")[20:])
+        assert site.take() == 1
+    assert site.damaged() == [damage_fact(b"\0\0\n")]
+
+
+@pytest.mark.parametrize("table", ["outbox", "spools"])
+@pytest.mark.parametrize("damage", [b"", b"\0\0\0\n"])
+def test_records_are_taken_with_their_offset_or_not_at_all(
+    site: Site, table: str, damage: bytes
 ) -> None:
-    site.write(begin("a"), damage)
-    site.write(begin("b"), end("b"), name="usage-2.jsonl")
+    with site.gateway():
+        site.write(begin("a"), end("a"), damage)
+        site.execute(
+            f"CREATE TRIGGER no BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        with pytest.raises(sqlite3.IntegrityError):
+            site.take()
+        assert (site.taken(), site.damaged(), site.known()) == ([], [], [])
+        site.execute("DROP TRIGGER no")
+        site.restart()
+        assert [site.take(), site.take()] == [1, 0]
+    site.take()
+    assert site.taken() == [("a", "ok")]
+    assert len(site.damaged()) == (1 if damage else 0)
+
+
+def test_what_ends_while_the_file_is_read_is_not_taken_for_cut(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+    gateway = site.gateway()
+    gateway.__enter__()
+    site.write(begin("a"))
+
+    def read_just_before_the_gateway_ends(path: Path) -> bytes:
+        found = read(path)
+        site.write(end("a"))
+        gateway.__exit__(None, None, None)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", read_just_before_the_gateway_ends)
+        assert site.take() == 0
     assert site.take() == 1
-    assert site.taken() == [("b", "ok")]
-    assert site.files() == ["usage-1.damaged"]
+    assert site.taken() == [("a", "ok")]
+    assert site.files() == []
+
+
+def test_a_file_that_is_gone_is_forgotten(site: Site) -> None:
+    with site.gateway():
+        site.write(begin("a"), end("a"))
+        site.take()
+        assert site.known() == [(NAME, len(begin("a") + end("a")))]
+    site.take()
+    assert (site.files(), site.known()) == ([], [])
+
+
+def test_a_file_is_forgotten_although_its_remover_was_killed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.write(begin("a"), end("a"))
+    synced: list[Path] = []
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "fsync_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            site.take()
+    assert site.files() == []
+    assert len(site.known()) == 1
+    site.restart()
+    monkeypatch.setattr(spool, "fsync_folder", synced.append)
     assert site.take() == 0
+    assert site.known() == []
+    assert synced == [site.spool], "forgotten before it was gone for good"
 
 
 def test_a_fact_keeps_all_its_fields(site: Site) -> None:

@@ -15,7 +15,7 @@ import pytest
 from appliance.runtime.contain import NOT_YET
 from tests.conftest import ROOT, need_root
 
-ENGINE_UID = 61184
+ENGINE_UID, GROUP_OF_OURS = 61184, 4
 NETWORK, DISK = "no network namespace but its own", "no writable disk but its socket"
 LEFT = {"read", "make a socket", "make it again", "write to null"}
 ABSTRACT = f"appliance-test-{os.getpid()}"
@@ -57,6 +57,7 @@ def attempt(place: Path) -> Iterator[Attempt]:
             done = subprocess.run(
                 [sys.executable, "-m", "tests.helpers.contained", json.dumps(order)],
                 cwd=ROOT, capture_output=True, text=True, check=False,
+                extra_groups=[GROUP_OF_OURS] if os.geteuid() == 0 else None,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             found: dict[str, Any] = json.loads(done.stdout)
@@ -100,6 +101,7 @@ def test_an_engine_s_user_has_nothing_but_its_socket(attempt: Attempt, place: Pa
     assert found["holds"] == [NETWORK, "no new privileges", DISK, "own user"]
     assert found["missing"] == [NOT_YET]
     assert (found["uids"], found["groups"]) == ([ENGINE_UID] * 3, [])
+    assert found["groups_before"] == [GROUP_OF_OURS]
     assert found["no_new_privs"]
     assert found["oom_score_adj"] == 500
     assert able(found) == LEFT

@@ -1,9 +1,13 @@
+"""A log stays small whatever its engine writes and however full the disk is."""
+
 import os
 from pathlib import Path
 
 import pytest
 
 from appliance.runtime import logfile
+from tests.helpers.disk import SMALL_BYTES, fill
+from tests.unit.kit.conftest import small_disk  # noqa: F401 - a fixture
 
 
 def test_a_log_beyond_its_cap_moves_aside_while_its_writer_goes_on(tmp_path: Path) -> None:
@@ -16,6 +20,43 @@ def test_a_log_beyond_its_cap_moves_aside_while_its_writer_goes_on(tmp_path: Pat
     assert log.read_bytes() == b"after"
     assert (tmp_path / "engine.log.1").read_bytes() == b"after" + b"2" * 200
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_on_a_full_disk_a_log_is_emptied_and_its_last_part_kept(
+    small_disk: Path,  # noqa: F811 - the fixture
+) -> None:
+    log = small_disk / "engine.log"
+    log.write_bytes(b"old" * 1000 + b"x" * (SMALL_BYTES // 2) + b"last words")
+    fill(small_disk)
+    logfile.cap(log, cap_bytes=100)
+    assert log.stat().st_size == 0
+    assert (small_disk / "engine.log.1").read_bytes().endswith(b"last words")
+
+
+def test_a_log_is_emptied_where_nothing_of_it_can_be_kept(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_bytes(b"x" * 200)
+    (tmp_path / "engine.log.1").symlink_to("/dev/full")
+    logfile.cap(log, cap_bytes=100)
+    assert log.read_bytes() == b""
+
+
+def test_a_log_that_cannot_be_emptied_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "engine.log").mkdir()
+    logfile.cap(tmp_path / "engine.log", cap_bytes=0)
+    assert logfile.tail(tmp_path / "engine.log", 5) == []
+
+
+def test_of_a_log_without_measure_only_the_end_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.touch()
+    os.truncate(log, 1 << 40)  # an engine may do so: a terabyte that takes no space
+    with log.open("ab") as writer:
+        writer.write(b"last words")
+    logfile.cap(log)
+    assert log.stat().st_size == 0
+    kept = (tmp_path / "engine.log.1").read_bytes()
+    assert (len(kept), kept[-10:]) == (logfile.CAP_BYTES, b"last words")
 
 
 def test_a_small_log_and_one_that_is_not_there_are_left_alone(tmp_path: Path) -> None:
