@@ -114,10 +114,16 @@ def settle(state: Path, at_most_s: float = 2.0) -> None:
     """
     deadline = time.monotonic() + at_most_s
     folder = state / "run" / "engines"
-    while any(is_locked(path) and not path.stat().st_size for path in folder.glob("*.json")):
+    while any(_is_silent(path) for path in folder.glob("*.json")):
         if time.monotonic() > deadline:
             return
         time.sleep(0.02)
+
+
+def _is_silent(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return is_locked(path) and not path.stat().st_size
+    return False
 
 
 def running(state: Path) -> Iterator[EngineRecord]:
