@@ -92,6 +92,8 @@ class Story:
             add(f"{chat.pieces} pieces, the first after {chat.first_s * 1000:.0f} ms")
         self._tell.say(f"> {_PROMPT}")
         self._tell.say(" ".join(chat.text.split()))
+        if self._witness is not None:
+            self._witness.command(f"bundle {self._stack.scratch / 'bundle'}")
         self._ask_witness(3)
 
     def cut_and_heal(self) -> None:

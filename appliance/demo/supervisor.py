@@ -39,9 +39,10 @@ class _Child:
 class Supervisor:
     """Use it as a block; when the block ends, so does everything that was started in it."""
 
-    def __init__(self, logs: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, logs: Path, *, alone: bool = True) -> None:
+        """``alone``: all children of this process are supervised here, so none may outlive it."""
         self._logs = logs
-        self._environment = {**os.environ, **(environment or {})}
+        self._alone = alone
         self._children: dict[str, _Child] = {}
         self._lock = threading.RLock()
         self._ending = threading.Event()
@@ -57,7 +58,8 @@ class Supervisor:
         self._watcher.join()
         for child in reversed(list(self._children.values())):
             self._end(child)
-        self._end_orphans()
+        if self._alone:
+            self._end_orphans()
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start a child and keep it running."""
@@ -114,7 +116,6 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment,
                 process_group=0,  # Ctrl-C is for the supervisor, which ends them in order
             )
 
@@ -123,7 +124,6 @@ class Supervisor:
             with self._lock:
                 for child in self._children.values():
                     self._look(child)
-                self._reap_orphans()
 
     def _look(self, child: _Child) -> None:
         if child.process is not None and child.process.poll() is not None:
@@ -152,15 +152,9 @@ class Supervisor:
                 found = identify(pid)
                 if found is not None:
                     found.signal(signal.SIGKILL)
-            self._reap_orphans()
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
             time.sleep(_LOOK_S)
-
-    def _reap_orphans(self) -> None:
-        """Collect adopted processes that ended; our own children are their Popen's business."""
-        mine = {c.process.pid for c in self._children.values() if c.process is not None}
-        for pid in set(_children_of_mine()) - mine:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
 
 
 def _children_of_mine() -> Iterator[int]:

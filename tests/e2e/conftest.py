@@ -45,7 +45,7 @@ def running_stack(host: str = "127.0.0.1", *, replicas: int = 1) -> Iterator[Run
     scratch.chmod(0o711)
     (scratch / "log").mkdir()
     try:
-        with Supervisor(scratch / "log") as supervisor:
+        with Supervisor(scratch / "log", alone=False) as supervisor:
             stack = Stack(scratch, supervisor, Addresses.free(host))
             try:
                 stack.prepare()
@@ -62,7 +62,7 @@ def running_stack(host: str = "127.0.0.1", *, replicas: int = 1) -> Iterator[Run
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running() -> Iterator[Running]:
     with running_stack() as found:
         yield found
