@@ -209,6 +209,7 @@ class Stack:
         broker = self.at.url(self.at.broker, "mqtt")
         (self.node_state / places.SETTINGS).write_text(
             "[node]\nheartbeat_s = 2.0\n"
+            "[engine]\nthreads = 1\n"  # threads of one engine wait by spinning; cores may be few
             f'[gateway]\nhost = "{self.at.host}"\nport = {self.at.gateway}\n'
             f'[sync]\nbroker = "{broker}"\nmost_retry_s = 1.0\nresend_s = 1.0\n'
         )
