@@ -114,24 +114,22 @@ def settle(state: Path, at_most_s: float = 2.0) -> None:
     """
     deadline = time.monotonic() + at_most_s
     folder = state / "run" / "engines"
-    while any(_is_silent(path) for path in folder.glob("*.json")):
+    while any(is_locked(path) and _alive(path) is None for path in folder.glob("*.json")):
         if time.monotonic() > deadline:
             return
         time.sleep(0.02)
 
 
-def _is_silent(path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return is_locked(path) and not path.stat().st_size
-    return False
-
-
 def running(state: Path) -> Iterator[EngineRecord]:
     """Yield the record of every engine that runs now; stale records are passed over."""
     for path in sorted((state / "run" / "engines").glob("*.json")):
-        if not is_locked(path):
-            continue
-        with contextlib.suppress(ApplianceError, KeyError, TypeError, OSError):
-            record = EngineRecord.load(path.read_bytes())
-            if record.process.is_alive():
-                yield record
+        if is_locked(path) and (found := _alive(path)) is not None:
+            yield found
+
+
+def _alive(path: Path) -> EngineRecord | None:
+    """Return the record of an engine that is alive; an earlier engine's may still stand there."""
+    with contextlib.suppress(ApplianceError, KeyError, TypeError, OSError):
+        found = EngineRecord.load(path.read_bytes())
+        return found if found.process.is_alive() else None
+    return None

@@ -103,10 +103,15 @@ def test_an_engine_that_has_just_begun_is_waited_for(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        writer = threading.Timer(0.2, path.write_bytes, [b"who it is"])
+        myself = identify(os.getpid())
+        assert myself is not None
+        engine = EngineRecord(REPLICA, myself, "llama_server", (), (), "watchdog", None)
+        earlier = replace(engine, process=replace(myself, start=myself.start - 1))
+        path.write_bytes(earlier.dump())
+        writer = threading.Timer(0.2, path.write_bytes, [engine.dump()])
         writer.start()
         record.settle(tmp_path)
-        assert path.read_bytes() == b"who it is"
+        assert path.read_bytes() == engine.dump()
         writer.join()
         path.write_bytes(b"")
         began = time.monotonic()
