@@ -7,11 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from appliance.cli.common import DEFAULT_STATE, AsJson, StateDir, controller, show
+from appliance.cli.common import DEFAULT_STATE, AsJson, StateDir, local_api, show
 from appliance.cli.progress import ProgressLine
 from appliance.core.quantity import format_bytes
-from appliance.errors import PeerUnreachableError
-from appliance.wiring import places
 
 Definition = Annotated[Path, typer.Argument(help="A bundle definition, such as bundles/demo.yaml.")]
 Cache = Annotated[
@@ -77,23 +75,12 @@ def import_(
 
 
 def _import(folder: Path, state: Path, line: ProgressLine) -> dict[str, Any]:
-    """Have the controller import it; without one, do it here."""
-    if (state / places.CONTROL_SOCKET).exists():
-        try:
-            answer: dict[str, Any] = {}
-            body = {"path": str(folder)}
-            for answer in controller(state, 3600).objects("POST", "/v1/import", body):
-                if "progress" in answer:
-                    line.update(*answer["progress"].values())
-            return dict(answer["imported"])
-        except PeerUnreachableError:
-            pass  # a socket that a killed controller left
-    from dataclasses import asdict  # noqa: PLC0415
-
-    from appliance.wiring.node import import_here  # noqa: PLC0415
-
-    told = import_here(state, folder, lambda s: line.update(s.doing, s.done, s.total))
-    return asdict(told)
+    answer: dict[str, Any] = {}
+    with local_api(state) as node:
+        for answer in node.objects("POST", "/v1/import", {"path": str(folder)}):
+            if "progress" in answer:
+                line.update(*answer["progress"].values())
+    return dict(answer["imported"])
 
 
 def cache_folder(given: Path | None) -> Path:

@@ -1,7 +1,8 @@
 """Options and small helpers that commands share."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,16 @@ def controller(state: Path, timeout_s: float = 60.0) -> HttpClient:
     socket = state / places.CONTROL_SOCKET
     hint = f"start it with: appliance node run --state-dir {state}"
     return HttpClient.over_unix(socket, "the controller", hint, timeout_s)
+
+
+@contextlib.contextmanager
+def local_api(state: Path, timeout_s: float = 3600.0) -> Iterator[HttpClient]:
+    """Yield a client of the node's API, whether its controller runs or not."""
+    from appliance.wiring.local import served  # noqa: PLC0415 - most commands do without it
+
+    with served(state) as socket:
+        hint = f"see the controller's log, then: appliance status --state-dir {state}"
+        yield HttpClient.over_unix(socket, "the node", hint, timeout_s)
 
 
 def settings_path(given: Path | None, state: Path) -> Path | None:

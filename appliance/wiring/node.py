@@ -1,6 +1,5 @@
 """The controller of one node."""
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.bundle.accept import Imported, Importer, Progress, rederive
+from appliance.bundle.accept import Importer, rederive
 from appliance.cache import catalog
 from appliance.cache.store import ModelStore
 from appliance.core.model import Replica
@@ -21,7 +20,8 @@ from appliance.kit.loop import Wake, drive
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
-from appliance.node.api import LocalApi, LocalServices
+from appliance.node.api.app import local_api
+from appliance.node.api.services import LocalServices
 from appliance.node.controller import Controller
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
@@ -74,12 +74,6 @@ def open_node(state: Path) -> Iterator[NodeCore]:
             yield NodeCore(state, identity, ledger, trust, store, importer, reserve)
         finally:
             ledger.close()
-
-
-def import_here(state: Path, bundle: Path, progress: Progress) -> Imported:
-    """Import a bundle into a node whose controller does not run."""
-    with open_node(state) as core:
-        return core.importer.run(bundle, f"uid {os.getuid()}", progress)
 
 
 async def run_node(state: Path, settings: Settings) -> None:
@@ -168,7 +162,7 @@ async def _run_loops(
     try:
         await run_until(
             ending.asked,
-            asgi.serve(LocalApi(services).app(), socket),
+            asgi.serve(local_api(services), socket),
             drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
             drive(usage.look, Wake(), clock, name="usage", resync_s=30),
             drive(watch.look, Wake(), clock, name="machine", resync_s=300),

@@ -24,7 +24,8 @@ from appliance.kit.reserve import Reserve
 from appliance.ledger import streams
 from appliance.ledger.streams import Stream
 from appliance.node import desired, keys
-from appliance.node.api import LocalApi, LocalServices
+from appliance.node.api.app import local_api
+from appliance.node.api.services import LocalServices
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.waiting import StillClock
@@ -66,7 +67,7 @@ class Box:
         )
 
         async def whole() -> None:
-            async with serving_unix(LocalApi(services).app()) as path:
+            async with serving_unix(local_api(services)) as path:
                 client = HttpClient.over_unix(path, "the node", "start it", timeout_s=10)
                 await asyncio.to_thread(story, client)
 

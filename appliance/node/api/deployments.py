@@ -1,0 +1,89 @@
+"""Deployments: what is served, and the local word about it."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from appliance.core import reading
+from appliance.core.documents import BundleDefinition, BundleLock
+from appliance.errors import UsageError
+from appliance.ledger.streams import Fact, Stream
+from appliance.node import desired
+from appliance.node.api.answers import object_of, route, who
+from appliance.node.api.services import LocalServices
+
+
+def routes(services: LocalServices) -> list[Route]:
+    """Return this group's routes."""
+    group = _Deployments(services)
+    return [
+        route("GET", "/v1/deployments", group.deployments),
+        route("POST", "/v1/apply", group.apply),
+        route("DELETE", "/v1/deployments/{name}", group.delete),
+        route("POST", "/v1/deployments/{name}/release", group.release),
+        route("GET", "/v1/deployments/{name}/logs", group.logs),
+    ]
+
+
+class _Deployments:
+    def __init__(self, services: LocalServices) -> None:
+        self._services = services
+
+    async def deployments(self, _: Request) -> Response:
+        services = self._services
+        return JSONResponse({"deployments": services.status()["deployments"]})
+
+    async def apply(self, request: Request) -> Response:
+        self._services.reserve.require()
+        body = await object_of(request)
+        found = body.get("documents")
+        if not isinstance(found, list) or not found:
+            raise UsageError("nothing to apply: the request holds no documents")
+        documents = [reading.from_wire(d, "the request") for d in found]
+        for document in documents:
+            if isinstance(document, BundleDefinition | BundleLock):
+                raise UsageError(
+                    f"a {document.kind} is not applied to a node",
+                    hint="appliance bundle build makes a bundle of it",
+                )
+        by, at = who(request), self._services.now()
+        changes = {}
+        for document in documents:
+            body = {"by": by, "kind": document.kind, "name": document.name,
+                    "document": document.to_wire()}  # fmt: skip
+            done = self._services.ledger.record(
+                partial(desired.apply_locally, document=document, by=by, at=at),
+                Fact(Stream.AUDIT, "apply", at, body),
+            )
+            changes[f"{document.kind}/{document.name}"] = await asyncio.wrap_future(done)
+        await self._services.changed()
+        return JSONResponse({"applied": changes})
+
+    async def delete(self, request: Request) -> Response:
+        return await self._local_word(request, "delete", desired.delete_locally)
+
+    async def release(self, request: Request) -> Response:
+        return await self._local_word(
+            request, "release", lambda db, name, _by, _at: desired.release(db, name)
+        )
+
+    async def _local_word(
+        self, request: Request, verb: str, effect: Callable[[Any, str, str, str], str]
+    ) -> Response:
+        name, by, at = request.path_params["name"], who(request), self._services.now()
+        fact = Fact(Stream.AUDIT, verb, at, {"by": by, "name": name})
+        done = self._services.ledger.record(lambda db: effect(db, name, by, at), fact)
+        result = await asyncio.wrap_future(done)
+        await self._services.changed()
+        return JSONResponse({"name": name, "result": result})
+
+    async def logs(self, request: Request) -> Response:
+        lines = request.query_params.get("lines", "100")
+        if not lines.isdecimal() or not 1 <= int(lines) <= 10_000:
+            raise UsageError(f"lines is {lines!r}, not a number from 1 to 10000")
+        return JSONResponse(self._services.log_lines(request.path_params["name"], int(lines)))

@@ -1,0 +1,31 @@
+"""What the local API needs of the node around it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from appliance.bundle.accept import Importer
+from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.reserve import Reserve
+from appliance.ledger.db import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServices:
+    """The parts of one node that requests act on."""
+
+    ledger: Ledger
+    importer: Importer
+    reserve: Reserve
+    clock: Clock
+    status: Callable[[], dict[str, Any]]
+    log_lines: Callable[[str, int], dict[str, list[str]]]
+    changed: Callable[[], Awaitable[None]]
+    stop: Callable[..., None]
+    work: set[asyncio.Task[Any]] = field(default_factory=set)
+    """What goes on although whoever asked for it may have left."""
+
+    def now(self) -> str:
+        """Return the time for a record, UTC."""
+        return rfc3339(self.clock.utc())
