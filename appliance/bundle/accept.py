@@ -8,33 +8,29 @@ record; never a blob or a catalogue row.
 import contextlib
 import logging
 import os
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundle import modelpack
+from appliance.bundle.judge import Judge, Judged
+from appliance.bundle.medium import FolderMedium
 from appliance.bundle.modelpack import Descriptor, Pack
 from appliance.bundle.reader import BundleReader
 from appliance.cache import catalog
 from appliance.cache.store import ModelStore
-from appliance.core import wire
 from appliance.core.gguf import read_header
 from appliance.errors import (
     ApplianceError,
-    DowngradeError,
     MalformedError,
     NoSpaceError,
-    ScopeError,
 )
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.files import is_locked, locked, require_space
-from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
-from appliance.trust import floor, metadata
-from appliance.trust.metadata import SignedTarget, Verified
-from appliance.trust.store import DIRECTOR_PATH, Director, TrustStore
+from appliance.trust.metadata import SignedTarget
+from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +74,7 @@ class Importer:
         self._store = store
         self._ledger = ledger
         self._clock = clock
+        self._judge = Judge(trust, ledger, clock)
 
     def run(self, folder: Path, by: str, progress: Progress = lambda _: None) -> Imported:
         """Import the bundle in ``folder``; a second import waits for the first.
@@ -96,84 +93,24 @@ class Importer:
             progress(Step("waiting for another import to end"))
         with locked(self._lock, what="the import folder", wait=True):
             try:
-                return self._run(BundleReader(folder), by, progress)
+                return self._run(BundleReader(FolderMedium(folder)), by, progress)
             except ApplianceError as error:
                 self._note(by, "import-refused", {"code": error.code, "why": error.what})
                 raise
 
     def _run(self, bundle: BundleReader, by: str, progress: Progress) -> Imported:
         progress(Step("checking signatures"))
-        offered = bundle.roles()  # step 1
-        self._advance_root(bundle)  # step 2
-        now = floor.now(self._ledger.read(meta.floor), self._clock.utc())  # step 4
-        verified = metadata.refresh(  # steps 3 and 5
-            self._trust.root(), self._trust.roles(), offered, now.at
-        )
-        director = self._director(bundle, verified)  # step 6
-        name, version = bundle.release()
-        wanted = self._resolve(bundle, verified, name, version)  # step 7
-        self._commit_metadata(verified, director)  # step 8
-        packs = [self._manifest(bundle, target) for target in wanted]  # step 10, before 9:
+        judged = self._judge.judge(bundle)  # steps 1 to 8
+        packs = [self._manifest(bundle, target) for target in judged.wanted]  # step 10, before 9:
         missing = self._missing(packs)  # only manifests say which blobs there are
         total = sum(blob.size for blob in missing)
         if missing:
-            require_space(self._state, total + _SPARE_BYTES, what=f"{name} {version}")  # step 9
+            require_space(
+                self._state, total + _SPARE_BYTES, what=f"{judged.name} {judged.version}"
+            )  # step 9
         self._receive(bundle, packs, missing, progress)  # steps 11 to 13
         progress(Step("writing the catalogue", total, total))
-        return self._admit((name, version), packs, missing, by)  # step 14
-
-    def _advance_root(self, bundle: BundleReader) -> None:
-        for version, data in metadata.advance_root(self._trust.root(), bundle.root):
-            self._trust.add_root(version, data)
-
-    def _director(self, bundle: BundleReader, verified: Verified) -> dict[str, bytes]:
-        """Read ``trust/*`` from top-level targets; an epoch never goes down."""
-        listed = verified.targets.get(DIRECTOR_PATH)
-        if listed is None or not verified.is_new:
-            return {}
-        data = bundle.document(listed.digest, listed.length, _MAX_DOCUMENT_BYTES)
-        new, old = Director.parse(data), self._trust.director()
-        if new.epoch < (highest := self._ledger.read(meta.director_epoch)):
-            raise DowngradeError(f"director epoch {new.epoch} is below {highest}")
-        if old is not None and new.org != old.org:
-            raise ScopeError(f"signed for {new.org!r}, this node belongs to {old.org!r}")
-        return {DIRECTOR_PATH: data}
-
-    def _resolve(
-        self, bundle: BundleReader, verified: Verified, name: str, version: str
-    ) -> list[SignedTarget]:
-        path = f"releases/{name}/{version}.json"
-        listed = verified.targets.get(path)
-        if listed is None:
-            raise DowngradeError(
-                f"{name} {version} is not in the newest signed list that this node trusts",
-                hint="ask for a bundle that was signed later; what runs goes on",
-            )
-        release = wire.loads(
-            bundle.document(listed.digest, listed.length, _MAX_DOCUMENT_BYTES), what=path
-        )
-        paths = release.get("targets")
-        if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
-            raise MalformedError(f"{path} does not list what belongs to it")
-        wanted = [self._listed(verified, p) for p in dict.fromkeys(paths)]
-        if len({target.digest for target in wanted}) != len(wanted):
-            raise MalformedError(f"{path} calls one manifest by two names")
-        return wanted
-
-    @staticmethod
-    def _listed(verified: Verified, path: str) -> SignedTarget:
-        target = verified.targets.get(path)
-        if target is None:
-            raise DowngradeError(f"{path} is wanted, but no longer in the signed list")
-        if not path.startswith("models/") or target.media_type != modelpack.MANIFEST_TYPE:
-            raise ScopeError(f"{path} of type {target.media_type} is not something to import here")
-        return target
-
-    def _commit_metadata(self, verified: Verified, documents: dict[str, bytes]) -> None:
-        if not verified.is_new:
-            return
-        self._trust.commit(verified, documents)
-        rederive(self._trust, self._ledger)
+        return self._admit(judged, packs, missing, by)  # step 14
 
     @staticmethod
     def _manifest(bundle: BundleReader, target: SignedTarget) -> Pack:
@@ -220,11 +157,11 @@ class Importer:
             )
 
     def _admit(
-        self, release: tuple[str, str], packs: list[Pack], missing: list[Descriptor], by: str
+        self, judged: Judged, packs: list[Pack], missing: list[Descriptor], by: str
     ) -> Imported:
         self._store.blobs.admit(blob.digest for blob in missing)
         at = rfc3339(self._clock.utc())
-        name, version = release
+        name, version = judged.name, judged.version
         body = {
             "by": by,
             "bundle": name,
@@ -252,17 +189,3 @@ class Importer:
         at = rfc3339(self._clock.utc())
         with contextlib.suppress(NoSpaceError):  # the refusal itself matters more than its record
             self._ledger.note(Fact(Stream.AUDIT, kind, at, {"by": by, **body})).result()
-
-
-def rederive(trust: TrustStore, ledger: Ledger) -> None:
-    """Step 8, and on start: bring what the ledger remembers up to the metadata in force."""
-    roles, director = trust.roles(), trust.director()
-    if roles is None:
-        return
-    issued, epoch = metadata.issued(roles), 0 if director is None else director.epoch
-
-    def raised(db: sqlite3.Connection) -> None:
-        meta.set_floor(db, issued)
-        meta.set_director_epoch(db, epoch)
-
-    ledger.record(raised).result()

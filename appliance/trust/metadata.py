@@ -118,6 +118,24 @@ def root_version(data: bytes) -> int:
     return root.version
 
 
+def offered_roles(read: Callable[[str, int], bytes]) -> RoleSet:
+    """Step 1: read a bundle's metadata once; the names follow from the versions it claims.
+
+    Args:
+        read: Returns the file with this name in the bundle, of at most so many bytes.
+
+    Raises:
+        IncompleteError, MalformedError: a file is not there, or is not metadata.
+    """
+    timestamp = read("timestamp.json", CAPS["timestamp"])
+    with _translated("timestamp"):
+        version = Metadata[Timestamp].from_bytes(timestamp).signed.snapshot_meta.version
+    snapshot = read(f"{version}.snapshot.json", CAPS["snapshot"])
+    with _translated("snapshot"):
+        version = Metadata[Snapshot].from_bytes(snapshot).signed.meta["targets.json"].version
+    return RoleSet(timestamp, snapshot, read(f"{version}.targets.json", CAPS["targets"]))
+
+
 def refresh(
     root: bytes, stored: RoleSet | None, offered: RoleSet, now: datetime.datetime
 ) -> Verified:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.bundle.accept import Importer, rederive
+from appliance.bundle.accept import Importer
+from appliance.bundle.judge import rederive
 from appliance.cache import catalog
 from appliance.cache.store import ModelStore
 from appliance.core.model import Replica

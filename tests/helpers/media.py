@@ -2,9 +2,16 @@
 
 import io
 
+import pytest
 
-class Worn(io.BytesIO):
-    """A file on a bad block: it can be opened, and not read."""
 
-    def read(self, _size: int | None = -1, /) -> bytes:
-        raise OSError(5, "Input/output error")
+def wear(monkeypatch: pytest.MonkeyPatch, path: str = "") -> None:
+    """Have files in bundles, or the one whose path ends so, open and then not give their bytes."""
+    whole = io.FileIO.readinto
+
+    def readinto(self: io.FileIO, buffer: bytearray, /) -> int | None:
+        if getattr(self, "_path", "-").endswith(path):
+            raise OSError(5, "Input/output error")
+        return whole(self, buffer)
+
+    monkeypatch.setattr("appliance.bundle.medium.read_into", readinto)

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.gguf import header, small_llama
 from tests.helpers.importing import refused
-from tests.helpers.media import Worn
+from tests.helpers.media import wear
 from tests.helpers.organisation import Node
 from tests.helpers.signing import (
     ISSUED,
@@ -393,9 +393,5 @@ def test_a_director_that_was_taken_back_is_not_followed_by_an_older_one(
 def test_a_medium_that_fails(
     box: Node, draft: Draft, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = draft.file(folder, "weights")
-    monkeypatch.setattr(
-        "appliance.bundle.reader.open_regular",
-        lambda path: Worn() if path == whole else path.open("rb"),
-    )
-    assert "Input/output error" in str(refused(box, folder, 26, commits=True))
+    wear(monkeypatch, draft.file(folder, "weights").name)
+    assert "Input/output error" in str(refused(box, folder, 23, commits=True))
