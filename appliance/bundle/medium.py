@@ -43,7 +43,7 @@ class Medium(Protocol):
         """
 
     def size(self, path: str) -> int | None:
-        """Return a file's size in bytes as the medium claims it; None when there is no such file."""
+        """Return a file's size in bytes as the medium claims it; None when there is none."""
 
 
 class FolderMedium:

@@ -7,18 +7,18 @@ and fsynced. What is not yet proven lies in ``incoming/``, outside the layout.
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from appliance.cache.copying import Progress, copy_hashed, hash_file
 from appliance.core import wire
 from appliance.core.ids import Digest, hex_of
 from appliance.errors import CorruptError
 from appliance.kit.files import fsync_folder, make_folder, translated, write_durably
 
-CHUNK = 4 << 20
-Progress = Callable[[int], None]
+OpenAt = Callable[[int], contextlib.AbstractContextManager[BinaryIO]]
+"""Returns a file's bytes from an offset on, for one reading."""
 
 
 class BlobStore:
@@ -53,30 +53,82 @@ class BlobStore:
     def receive(
         self, source: BinaryIO, digest: Digest, length: int, progress: Progress = lambda _: None
     ) -> None:
+        """Copy one blob from a file that can be sought; see ``fetch``."""
+
+        def at(offset: int) -> contextlib.nullcontext[BinaryIO]:
+            source.seek(offset)
+            return contextlib.nullcontext(source)
+
+        self.fetch(at, digest, length, progress)
+
+    def fetch(
+        self, open_at: OpenAt, digest: Digest, length: int, progress: Progress = lambda _: None
+    ) -> None:
         """Copy one blob into ``incoming/``, hashed in the same pass, and fsync it.
 
+        What an earlier try left there is hashed again and gone on from.
+
         Args:
-            source: Where its bytes come from; read once, at most one byte beyond ``length``.
+            open_at: Returns its bytes from an offset on, to be read once; at most one byte beyond
+                ``length`` is read.
             digest: What they must hash to.
             length: How many they must be.
-            progress: Told the number of bytes after each chunk.
+            progress: Told the number of bytes after each chunk, those of an earlier try too.
 
         Raises:
             CorruptError: other bytes than those that were signed; nothing is left behind.
-            NoSpaceError, StateUnusableError: they could not be written.
+            NoSpaceError, StateUnusableError: they could not be written. What was, stays.
+            IncompleteError: the medium stopped giving bytes. What was copied stays.
         """
-        target = self._part(digest)
-        with translated(f"writing {target}"):
+        part = self._part(digest)
+        with translated(f"writing {part}"):
             try:
-                target.unlink(missing_ok=True)  # a killed import left it, read-only by then
-                with target.open("xb") as file:
-                    self._copy(source, file, digest, length, progress)
-                    file.flush()
-                    os.fsync(file.fileno())
-                target.chmod(0o444)
-            except BaseException:
-                target.unlink(missing_ok=True)
+                if not self._fetch(part, open_at, digest, length, progress):
+                    # What an earlier try left may be at fault, such as after a power cut.
+                    part.unlink()
+                    progress(-length)
+                    self._fetch(part, open_at, digest, length, progress)
+                part.chmod(0o444)
+            except CorruptError:
+                part.unlink(missing_ok=True)
                 raise
+
+    def _fetch(
+        self, part: Path, open_at: OpenAt, digest: Digest, length: int, progress: Progress
+    ) -> bool:
+        """Copy what is missing; return False if it is wrong and an earlier try had a share."""
+        hasher = hashlib.sha256()
+        with contextlib.suppress(FileNotFoundError):
+            part.chmod(0o600)  # one that was complete could only be read
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "rb+", buffering=0) as file:
+            kept = os.fstat(descriptor).st_size
+            if kept > length:
+                file.truncate(kept := 0)
+            hash_file(file, kept, hasher, progress)
+            with open_at(kept) as source:
+                count = copy_hashed(source, descriptor, length - kept, hasher, progress)
+                if count < length - kept:
+                    left = length - kept - count
+                    raise CorruptError(f"{digest} ends {left} bytes before its signed length")
+                if source.read(1):
+                    what = f"{digest} is longer than its signed length of {length} bytes"
+                    raise CorruptError(what)
+        if hasher.hexdigest() == hex_of(digest):
+            return True
+        if kept:
+            return False
+        raise CorruptError(
+            f"{digest} holds other bytes than those that were signed",
+            hint="the medium or the copy is damaged: copy the bundle again, or ask for another",
+        )
+
+    def kept(self, digest: Digest) -> int:
+        """Return how many bytes of a blob an earlier try left in ``incoming/``."""
+        try:
+            return self._part(digest).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def open_received(self, digest: Digest) -> BinaryIO:
         """Open a blob that was received and is not admitted yet, or one that is in the store."""
@@ -114,58 +166,3 @@ class BlobStore:
 
     def _part(self, digest: Digest) -> Path:
         return self.incoming / f"{hex_of(digest)}.part"
-
-    def _copy(
-        self, source: BinaryIO, file: BinaryIO, digest: Digest, length: int, progress: Progress
-    ) -> None:
-        hasher = hashlib.sha256()
-        left = length
-        while left:
-            chunk = read_some(source, min(CHUNK, left), what=digest)
-            if not chunk:
-                raise CorruptError(f"{digest} ends {left} bytes before its signed length")
-            hasher.update(chunk)
-            file.write(chunk)
-            left -= len(chunk)
-            progress(len(chunk))
-        if read_some(source, 1, what=digest):
-            raise CorruptError(f"{digest} is longer than its signed length of {length} bytes")
-        if hasher.hexdigest() != hex_of(digest):
-            raise CorruptError(
-                f"{digest} holds other bytes than those that were signed",
-                hint="the medium or the copy is damaged: copy the bundle again, or ask for another",
-            )
-
-
-def read_some(source: BinaryIO, count: int, *, what: str) -> bytes:
-    """Read from a medium that may be failing, as sticks do.
-
-    Raises:
-        CorruptError: it would not give its bytes; that is no fault of the disk they go to.
-    """
-    try:
-        return source.read(count)
-    except OSError as error:
-        raise CorruptError(
-            f"{what} cannot be read: {error.strerror}",
-            hint="the medium is damaged: copy the bundle again, or ask for another",
-        ) from error
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading that must be a regular file, not a link, a pipe or a device.
-
-    Raises:
-        FileNotFoundError: not there.
-        CorruptError: there, but something else.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise CorruptError(f"{path.name} in the bundle cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise CorruptError(f"{path.name} in the bundle is not a regular file")
-    return os.fdopen(descriptor, "rb")

@@ -117,7 +117,7 @@ def test_what_is_no_regular_file_is_never_followed_nor_waited_for(
         os.mkfifo(path)
     else:
         path.mkdir()
-    absent = what == "timestamp" and kind != "link"  # then it is no bundle at all
+    absent = what == "timestamp"  # then it is no bundle at all
     with deadline(10):
         refused(box, folder, 23 if absent else 26, commits=what in IN_MODEL)
 

@@ -1,18 +1,19 @@
 """A blob gets its name after its bytes were proven; what is read is a file and nothing else."""
 
+import errno
 import io
 import os
-import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from appliance.cache.blobs import CHUNK, BlobStore, open_regular
+from appliance.cache.blobs import BlobStore
+from appliance.cache.copying import BUFFER_BYTES
 from appliance.core import wire
 from appliance.core.ids import Digest
-from appliance.errors import CorruptError, StateUnusableError
+from appliance.errors import CorruptError, IncompleteError, NoSpaceError, StateUnusableError
 from tests.helpers.importing import contents
-from tests.helpers.media import Worn
 from tests.helpers.signing import digest_of
 
 DATA = b"weights of a model"
@@ -37,10 +38,10 @@ def test_an_empty_store_is_an_oci_layout_and_stays_as_it_is(blobs: BlobStore) ->
 
 
 def test_a_blob_is_received_admitted_and_read(blobs: BlobStore) -> None:
-    data = os.urandom(CHUNK + 5)
+    data = os.urandom(BUFFER_BYTES + 5)
     digest, told = Digest(digest_of(data)), list[int]()
     blobs.receive(io.BytesIO(data), digest, len(data), told.append)
-    assert told == [CHUNK, 5]
+    assert told == [BUFFER_BYTES, 5]
     assert not blobs.has(digest)
     with blobs.open_received(digest) as file:
         assert file.read() == data
@@ -99,23 +100,82 @@ def test_at_most_one_byte_beyond_the_signed_length_is_read(blobs: BlobStore) -> 
     assert source.tell() == len(DATA) + 1
 
 
-def test_a_medium_that_fails_is_to_blame_and_not_our_disk(blobs: BlobStore) -> None:
-    with pytest.raises(CorruptError, match="Input/output error"):
-        blobs.receive(Worn(), DIGEST, len(DATA))
+class Breaking(io.BytesIO):
+    """A source that stops giving bytes after some."""
+
+    def __init__(self, data: bytes, after: int) -> None:
+        super().__init__(data)
+        self._after = after
+
+    def readinto(self, buffer: Any, /) -> int:
+        if self.tell() >= self._after:
+            raise IncompleteError("the stick was pulled")
+        return super().readinto(memoryview(buffer)[: self._after - self.tell()])
+
+
+def test_a_medium_that_stops_leaves_what_was_copied(blobs: BlobStore) -> None:
+    """And the next try goes on from there: it asks for no byte twice."""
+    data = os.urandom(3 * BUFFER_BYTES)
+    digest = Digest(digest_of(data))
+    with pytest.raises(IncompleteError, match="pulled"):
+        blobs.receive(Breaking(data, 2 * BUFFER_BYTES), digest, len(data))
+    assert blobs.kept(digest) == 2 * BUFFER_BYTES
+    asked = list[int]()
+
+    def at(offset: int) -> io.BytesIO:
+        asked.append(offset)
+        return io.BytesIO(data[offset:])
+
+    told = list[int]()
+    blobs.fetch(at, digest, len(data), told.append)
+    assert asked == [2 * BUFFER_BYTES]
+    assert sum(told) == len(data)
+    blobs.admit([digest])
+    assert blobs.path(digest).read_bytes() == data
+
+
+@pytest.mark.parametrize("left", [b"x", DATA[:-1] + b"!", DATA + b"more", b""])
+def test_a_bad_rest_of_an_earlier_try_is_not_the_mediums_fault(
+    blobs: BlobStore, left: bytes
+) -> None:
+    (blobs.incoming / f"{DIGEST.removeprefix('sha256:')}.part").write_bytes(left)
+    told = list[int]()
+    blobs.receive(io.BytesIO(DATA), DIGEST, len(DATA), told.append)
+    assert sum(told) == len(DATA)
+    blobs.admit([DIGEST])
+    assert blobs.path(DIGEST).read_bytes() == DATA
+
+
+def test_a_bad_rest_does_not_save_a_bad_medium(blobs: BlobStore) -> None:
+    (blobs.incoming / f"{DIGEST.removeprefix('sha256:')}.part").write_bytes(b"x")
+    with pytest.raises(CorruptError, match="holds other bytes"):
+        blobs.receive(io.BytesIO(b"!" * len(DATA)), DIGEST, len(DATA))
     assert list(blobs.incoming.iterdir()) == []
 
 
-def test_what_a_killed_import_left_is_replaced_and_not_written_to(
-    blobs: BlobStore, tmp_path: Path
+def test_a_disk_that_fills_up_keeps_what_was_written(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = blobs.incoming / f"{DIGEST.removeprefix('sha256:')}.part"
-    left.write_bytes(b"a part")
-    left.chmod(0o444)  # only root could write to it
-    (tmp_path / "same").hardlink_to(left)
+    data, write = os.urandom(3 * BUFFER_BYTES), os.write
+
+    def full(descriptor: int, some: Any) -> int:
+        if blobs.kept(digest) >= BUFFER_BYTES:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, some)
+
+    digest = Digest(digest_of(data))
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(NoSpaceError):
+        blobs.receive(io.BytesIO(data), digest, len(data))
+    assert blobs.kept(digest) == BUFFER_BYTES
+    monkeypatch.undo()
+    blobs.receive(io.BytesIO(data), digest, len(data))
+
+
+def test_what_an_earlier_try_completed_is_hashed_again_and_not_copied(blobs: BlobStore) -> None:
     blobs.receive(io.BytesIO(DATA), DIGEST, len(DATA))
-    blobs.admit([DIGEST])
-    assert blobs.path(DIGEST).read_bytes() == DATA
-    assert (tmp_path / "same").read_bytes() == b"a part"
+    blobs.fetch(lambda offset: io.BytesIO(DATA[offset:]), DIGEST, len(DATA))
+    (blobs.incoming / f"{DIGEST.removeprefix('sha256:')}.part").chmod(0o600)
 
 
 def test_what_is_refused_is_discarded(blobs: BlobStore) -> None:
@@ -136,42 +196,3 @@ def test_bytes_of_our_own_go_in_at_once(blobs: BlobStore) -> None:
     assert blobs.add(DATA) == DIGEST
     assert blobs.add(DATA) == DIGEST
     assert blobs.path(DIGEST).read_bytes() == DATA
-
-
-def no_file(path: Path, what: str) -> None:
-    """Put something that is no regular file at ``path``."""
-    if what == "a link":
-        path.with_name("good").write_bytes(DATA)
-        path.symlink_to("good")
-    elif what == "a dangling link":
-        path.symlink_to("nowhere")
-    elif what == "a pipe":
-        os.mkfifo(path)
-    elif what == "a folder":
-        path.mkdir()
-    else:
-        made = socket.socket(socket.AF_UNIX)
-        made.bind(path.name)  # a socket's path has 108 bytes at most
-        made.close()
-
-
-@pytest.mark.parametrize("what", ["a link", "a dangling link", "a pipe", "a folder", "a socket"])
-def test_only_a_regular_file_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    no_file(tmp_path / "it", what)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    with pytest.raises(CorruptError, match="it in the bundle"):
-        open_regular(tmp_path / "it")
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_a_regular_file_is_opened_and_a_missing_one_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "it").write_bytes(DATA)
-    with open_regular(tmp_path / "it") as file:
-        assert file.read() == DATA
-    with pytest.raises(FileNotFoundError):
-        open_regular(tmp_path / "nowhere")
-    with pytest.raises(CorruptError):
-        open_regular(tmp_path / "it" / "below a file")
