@@ -7,50 +7,30 @@ record; never a blob or a catalogue row.
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle import modelpack
+from appliance.bundle.intake import Housekeeping, Intake, incoming_lock
 from appliance.bundle.judge import Judge, Judged
-from appliance.bundle.medium import FolderMedium
-from appliance.bundle.modelpack import Descriptor, Pack
+from appliance.bundle.medium import FolderMedium, Medium
+from appliance.bundle.modelpack import Pack
+from appliance.bundle.queue import Entry, ImportQueue, Step
 from appliance.bundle.reader import BundleReader
 from appliance.cache import catalog
 from appliance.cache.store import ModelStore
-from appliance.core.gguf import read_header
-from appliance.errors import (
-    ApplianceError,
-    MalformedError,
-    NoSpaceError,
-)
+from appliance.errors import ApplianceError, NoSpaceError
 from appliance.kit.clock import Clock, rfc3339
-from appliance.kit.files import is_locked, locked, require_space
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
-from appliance.trust.metadata import SignedTarget
 from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
 
-_MAX_DOCUMENT_BYTES = 1 << 20
-_SPARE_BYTES = 64 << 20
-"""Left free beside the bundle's own bytes: the reserve of DESIGN section 4."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far an import is: bytes copied of the bytes that are missing here."""
-
-    doing: str
-    done: int = 0
-    total: int = 0
-
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import changed."""
+    """What an import changed, or would change."""
 
     name: str
     version: str
@@ -66,106 +46,84 @@ class Importer:
     """Imports bundles into one node's state. Blocking: give it a thread of its own."""
 
     def __init__(
-        self, state: Path, trust: TrustStore, store: ModelStore, ledger: Ledger, clock: Clock
-    ) -> None:
-        self._lock = state / "incoming" / ".lock"
-        self._state = state
+        self, state: Path, trust: TrustStore, store: ModelStore, ledger: Ledger, clock: Clock,
+        housekeeping: Housekeeping | None = None,
+    ) -> None:  # fmt: skip
+        self.queue = ImportQueue(incoming_lock(state))
         self._trust = trust
         self._store = store
         self._ledger = ledger
         self._clock = clock
         self._judge = Judge(trust, ledger, clock)
+        self._housekeeping = housekeeping or Housekeeping()
 
-    def run(self, folder: Path, by: str, progress: Progress = lambda _: None) -> Imported:
-        """Import the bundle in ``folder``; a second import waits for the first.
+    def run(
+        self,
+        source: Medium | Path,
+        by: str,
+        progress: Progress = lambda _: None,
+        *,
+        dry: bool = False,
+    ) -> Imported:
+        """Import a bundle; a second import waits for the first.
 
         Args:
-            folder: The bundle.
+            source: Where the bundle is; a path stands for the folder there.
             by: Who asked, for the audit stream.
             progress: Told at each step and each chunk, on this thread.
+            dry: Verify and count only; change nothing, and write nothing down.
 
         Raises:
             RefusedError: the bundle must not be believed; its subclass says which rule it broke.
             NoSpaceError, NotFoundError, StateUnusableError: as their names say.
         """
         self._trust.root()  # says what to do when the node was never given one
-        if is_locked(self._lock):
-            progress(Step("waiting for another import to end"))
-        with locked(self._lock, what="the import folder", wait=True):
+        entry = Entry(str(source) if isinstance(source, Path) else source.name, by)
+
+        def told(step: Step) -> None:
+            entry.step = step
+            progress(step)
+
+        if self.queue.is_busy():
+            told(entry.step)
+        with self.queue.turn(entry):
             try:
-                return self._run(BundleReader(FolderMedium(folder)), by, progress)
+                medium = FolderMedium(source) if isinstance(source, Path) else source
+                return self._run(medium, by, told, dry=dry)
             except ApplianceError as error:
-                self._note(by, "import-refused", {"code": error.code, "why": error.what})
+                if not dry:
+                    self._note(by, "import-refused", {"code": error.code, "why": error.what})
                 raise
 
-    def _run(self, bundle: BundleReader, by: str, progress: Progress) -> Imported:
+    def _run(self, medium: Medium, by: str, progress: Progress, *, dry: bool) -> Imported:
         progress(Step("checking signatures"))
+        bundle = BundleReader(medium)
         judged = self._judge.judge(bundle)  # steps 1 to 8
-        packs = [self._manifest(bundle, target) for target in judged.wanted]  # step 10, before 9:
-        missing = self._missing(packs)  # only manifests say which blobs there are
+        intake = Intake(bundle, self._store.blobs, self._housekeeping, progress)
+        packs = intake.manifests(judged.wanted)  # step 10, before 9:
+        missing = intake.missing(packs)  # only manifests say which blobs there are
+        needed = intake.needed(missing)
+        intake.require_space(needed, f"{judged.name} {judged.version}")  # step 9
+        if dry:
+            return self._would(judged, packs, needed)
+        intake.receive(missing, packs)  # steps 11 to 13
         total = sum(blob.size for blob in missing)
-        if missing:
-            require_space(
-                self._state, total + _SPARE_BYTES, what=f"{judged.name} {judged.version}"
-            )  # step 9
-        self._receive(bundle, packs, missing, progress)  # steps 11 to 13
         progress(Step("writing the catalogue", total, total))
-        return self._admit(judged, packs, missing, by)  # step 14
-
-    @staticmethod
-    def _manifest(bundle: BundleReader, target: SignedTarget) -> Pack:
-        data = bundle.document(target.digest, target.length, modelpack.MAX_MANIFEST_BYTES)
-        return modelpack.read(target.path, target.digest, data)
-
-    def _missing(self, packs: list[Pack]) -> list[Descriptor]:
-        wanted = {blob.digest: blob for pack in packs for blob in pack.blobs}
-        return [blob for digest, blob in wanted.items() if not self._store.blobs.has(digest)]
-
-    def _receive(
-        self,
-        bundle: BundleReader,
-        packs: list[Pack],
-        missing: list[Descriptor],
-        progress: Progress,
-    ) -> None:
-        total, done = sum(blob.size for blob in missing), 0
-
-        def told(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(Step("copying", done, total))
-
-        try:
-            for blob in missing:
-                with bundle.open_blob(blob.digest) as file:
-                    self._store.blobs.receive(file, blob.digest, blob.size, told)
-            for pack in packs:
-                self._check_header(pack)
-        except BaseException:
-            self._store.blobs.discard(blob.digest for blob in missing)
-            raise
-
-    def _check_header(self, pack: Pack) -> None:
-        with self._store.blobs.open_received(pack.variant.weights) as file:
-            header = read_header(file)
-            size = os.fstat(file.fileno()).st_size  # what was here already was not copied
-        variant = pack.variant
-        stated = (variant.weights_bytes, variant.context_max, variant.kv_bytes_per_token)
-        if stated != (size, header.context_length, header.kv_bytes_per_token):
-            raise MalformedError(
-                f"the manifest of {variant.reference} describes another weight file"
-            )
-
-    def _admit(
-        self, judged: Judged, packs: list[Pack], missing: list[Descriptor], by: str
-    ) -> Imported:
         self._store.blobs.admit(blob.digest for blob in missing)
+        added = self._admit(judged, packs, by)  # step 14
+        return Imported(judged.name, judged.version, _names(packs), added, total)
+
+    def _would(self, judged: Judged, packs: list[Pack], needed: int) -> Imported:
+        held = self._ledger.read(catalog.digests)
+        added = tuple(p.variant.reference for p in packs if p.variant.manifest not in held)
+        return Imported(judged.name, judged.version, _names(packs), added, needed)
+
+    def _admit(self, judged: Judged, packs: list[Pack], by: str) -> tuple[str, ...]:
         at = rfc3339(self._clock.utc())
-        name, version = judged.name, judged.version
         body = {
             "by": by,
-            "bundle": name,
-            "version": version,
+            "bundle": judged.name,
+            "version": judged.version,
             "models": {pack.variant.reference: pack.variant.manifest for pack in packs},
         }
         added = self._ledger.record(
@@ -175,8 +133,7 @@ class Importer:
             Fact(Stream.AUDIT, "import", at, body),
         ).result()
         self._publish_index()
-        models = tuple(pack.variant.reference for pack in packs)
-        return Imported(name, version, models, added, sum(blob.size for blob in missing))
+        return added
 
     def _publish_index(self) -> None:
         """Show other tools what is here. The import is over: it does not fail by this."""
@@ -189,3 +146,7 @@ class Importer:
         at = rfc3339(self._clock.utc())
         with contextlib.suppress(NoSpaceError):  # the refusal itself matters more than its record
             self._ledger.note(Fact(Stream.AUDIT, kind, at, {"by": by, **body})).result()
+
+
+def _names(packs: list[Pack]) -> tuple[str, ...]:
+    return tuple(pack.variant.reference for pack in packs)

@@ -1,10 +1,13 @@
 """A bundle's files, read as from an untrusted medium: capped, and never through a link."""
 
+import functools
 import hashlib
+import io
 import re
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from appliance.bundle.medium import Medium, read_at_most
+from appliance.bundle.volumes import Parts, Volume
 from appliance.core import wire
 from appliance.core.ids import Digest, hex_of
 from appliance.errors import CorruptError, IncompleteError, MalformedError
@@ -51,11 +54,14 @@ class BundleReader:
         Raises:
             MalformedError: it names none. Other text of a stick never gets onto a screen.
         """
-        hint = wire.loads(self.medium.read("bundle.json", _MAX_HINT_BYTES), what="bundle.json")
-        name, version = hint.get("name"), hint.get("version")
+        name, version = self._hint.get("name"), self._hint.get("version")
         if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in (name, version)):
             raise MalformedError("bundle.json names no bundle and version")
         return str(name), str(version)
+
+    @functools.cached_property
+    def _hint(self) -> dict[str, Any]:
+        return wire.loads(self.medium.read("bundle.json", _MAX_HINT_BYTES), what="bundle.json")
 
     def document(self, digest: Digest, length: int, cap: int) -> bytes:
         """Return a small blob whose bytes are the signed ones.
@@ -75,13 +81,30 @@ class BundleReader:
             )
         return data
 
-    def open_blob(self, digest: Digest, offset: int = 0) -> BinaryIO:
-        """Open a blob for one reading from ``offset`` on.
+    @property
+    def volume(self) -> Volume | None:
+        """Which volume this is, when the bundle is in parts."""
+        return Volume.parse(self._hint.get("volumes"))
+
+    def blob_size(self, digest: Digest) -> int | None:
+        """Return the size of a blob that lies here in one piece, as the medium claims it."""
+        return self.medium.size(blob_name(digest))
+
+    def open_blob(self, digest: Digest, offset: int = 0, length: int = 0) -> BinaryIO:
+        """Open a blob for one reading from ``offset`` on, in one piece or in parts.
 
         Raises:
-            IncompleteError: it is not in the bundle.
+            IncompleteError: it is not in the bundle, or not on this volume.
         """
-        return self.medium.open(blob_name(digest), offset)
+        name, volume = blob_name(digest), self.volume
+        if volume is None or self.medium.size(name) is not None:
+            return self.medium.open(name, offset)
+        parts = Parts(self._open_part, name, volume, length)
+        parts.skip(offset)
+        return io.BufferedReader(parts)
+
+    def _open_part(self, name: str) -> BinaryIO | None:
+        return None if self.medium.size(name) is None else self.medium.open(name)
 
 
 def blob_name(digest: Digest) -> str:

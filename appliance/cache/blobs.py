@@ -50,6 +50,11 @@ class BlobStore:
         """Return every blob, in order."""
         return sorted(Digest(f"sha256:{path.name}") for path in self._blobs.iterdir())
 
+    def stored_bytes(self) -> int:
+        """Return the bytes of all blobs in the store."""
+        with os.scandir(self._blobs) as found:
+            return sum(entry.stat().st_size for entry in found)
+
     def receive(
         self, source: BinaryIO, digest: Digest, length: int, progress: Progress = lambda _: None
     ) -> None:

@@ -40,6 +40,10 @@ class Seen:
             contents(node.state), node.ledger.read(catalog.variants), node.ledger.read(meta.floor)
         )
 
+    def without_copies(self) -> tuple[dict[str, object], list[Variant]]:
+        files, rows = self.without_trust()
+        return {k: v for k, v in files.items() if not k.startswith("incoming/")}, rows
+
     def without_trust(self) -> tuple[dict[str, object], list[Variant]]:
         return {k: v for k, v in self.files.items() if not k.startswith("tuf/")}, self.rows
 
@@ -75,6 +79,16 @@ def imported(node: Node, folder: Path) -> tuple[tuple[str, ...], int]:
 def names(node: Node) -> list[str]:
     """Return what the catalogue holds."""
     return [row.reference for row in node.ledger.read(catalog.variants)]
+
+
+def interrupted(node: Node, folder: Path, code: int) -> ApplianceError:
+    """Import what must stop with this exit status; check that only what was copied stays."""
+    before = Seen.of(node)
+    with pytest.raises(ApplianceError) as caught:
+        node.importer.run(folder, "a test")
+    assert caught.value.exit_code == code, f"{caught.value.code}: {caught.value}"
+    assert Seen.of(node).without_copies() == before.without_copies()
+    return caught.value
 
 
 def refused(node: Node, folder: Path, code: int, *, commits: bool = False) -> ApplianceError:

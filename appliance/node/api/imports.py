@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from appliance.bundle.accept import Step
+from appliance.bundle.queue import Step
 from appliance.errors import UsageError
 from appliance.node.api.answers import object_of, route, told, who
 from appliance.node.api.services import LocalServices

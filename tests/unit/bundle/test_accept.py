@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.accept import Step
 from appliance.bundle.judge import rederive
+from appliance.bundle.queue import Step
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.ledger import meta

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.accept import Step
+from appliance.bundle.intake import Intake
+from appliance.bundle.queue import Step
+from appliance.cache.copying import BUFFER_BYTES
+from appliance.core.ids import Digest
 from appliance.errors import NoSpaceError, NotFoundError, SignatureError
 from appliance.kit.files import free_bytes, is_locked
 from appliance.ledger.db import Ledger
@@ -18,7 +21,8 @@ from appliance.ledger.streams import Fact
 from tests.conftest import need_root
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.gguf import small_llama
-from tests.helpers.importing import Seen, audit, imported, names, refused, small_node
+from tests.helpers.importing import Seen, audit, imported, interrupted, names, refused, small_node
+from tests.helpers.media import wear
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer, digest_of
 
@@ -95,28 +99,43 @@ def test_a_second_import_waits_for_the_first(box: Node, signer: Signer, tmp_path
     assert [record["body"]["by"] for record in audit(box)] == ["one", "two"]
 
 
-def test_who_gives_up_in_the_middle_leaves_nothing(
+def test_who_gives_up_in_the_middle_may_go_on_later(
     box: Node, signer: Signer, tmp_path: Path
 ) -> None:
     def gone(step: Step) -> None:
         if step.doing == "copying":
             raise BrokenPipeError
 
-    before = Seen.of(box).without_trust()
+    before, folder = Seen.of(box).without_copies(), Draft().write(tmp_path / "b", signer)
     with pytest.raises(BrokenPipeError):
-        box.importer.run(Draft().write(tmp_path / "b", signer), "a test", gone)
-    assert Seen.of(box).without_trust() == before
+        box.importer.run(folder, "a test", gone)
+    assert Seen.of(box).without_copies() == before
+    assert imported(box, folder)[0] == ("small:1.0.0-Q4_0",)
+
+
+def test_a_stick_that_is_pulled_is_gone_on_with(
+    box: Node, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = Draft(small_llama(os.urandom(3 * BUFFER_BYTES)))
+    folder = draft.write(tmp_path / "b", signer)
+    weights = draft.file(folder, "weights")
+    wear(monkeypatch, weights.name, after=2 * BUFFER_BYTES)
+    assert "Input/output error" in str(interrupted(box, folder, 23))
+    assert box.store.blobs.kept(Digest(digest_of(draft.weights))) == 2 * BUFFER_BYTES
+    monkeypatch.undo()
+    wear(monkeypatch, weights.name, before=2 * BUFFER_BYTES)
+    assert imported(box, folder)[0] == ("small:1.0.0-Q4_0",)
 
 
 def test_without_space_nothing_is_begun(
     box: Node, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.bundle.accept._SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr("appliance.planner.space.RESERVE_BYTES", 1 << 60)
     error = refused(box, Draft().write(tmp_path / "b", signer), 24, commits=True)
-    assert "small 1.0.0 needs" in str(error)
+    assert "there is no room for small 1.0.0: 1 MiB are needed" in str(error)
 
 
-def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(
+def test_a_disk_that_fills_up_in_the_middle(
     signer: Signer, clock: ScriptedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need_root()
@@ -132,11 +151,10 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(
             os.posix_fallocate(others.fileno(), 0, free_bytes(disk) - (4 << 20))
         assert "are free" in str(refused(node, folder, 24, commits=True))
         # Somebody else takes the space after it was looked for:
-        monkeypatch.setattr("appliance.bundle.accept.require_space", lambda *_, **__: None)
-        before = Seen.of(node)
-        with pytest.raises(NoSpaceError, match="no space left while writing"):
-            node.importer.run(folder, "a test")
-        assert Seen.of(node) == before
+        monkeypatch.setattr(Intake, "require_space", lambda *_: None)
+        assert "no space left while writing" in str(interrupted(node, folder, 24))
+        (disk / "others").unlink()
+        assert imported(node, folder)[0] == ("small:1.0.0-Q4_0",)
         node.close()
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.gguf import header, small_llama
-from tests.helpers.importing import refused
+from tests.helpers.importing import interrupted, refused
 from tests.helpers.media import wear
 from tests.helpers.organisation import Node
 from tests.helpers.signing import (
@@ -394,4 +394,4 @@ def test_a_medium_that_fails(
     box: Node, draft: Draft, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wear(monkeypatch, draft.file(folder, "weights").name)
-    assert "Input/output error" in str(refused(box, folder, 23, commits=True))
+    assert "Input/output error" in str(interrupted(box, folder, 23))

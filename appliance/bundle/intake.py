@@ -1,0 +1,155 @@
+"""Getting a bundle's bytes: steps 9 to 13 of `TRUST.md`, "Importing a bundle".
+
+What is already here is not copied. What comes lies in ``incoming/`` until all of it is proven; an
+interrupted import leaves it there to be resumed, a refused one leaves nothing.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.bundle import modelpack
+from appliance.bundle.modelpack import Descriptor, Pack
+from appliance.bundle.queue import Step
+from appliance.bundle.reader import BundleReader
+from appliance.cache.blobs import BlobStore
+from appliance.core.documents import Disk
+from appliance.core.gguf import read_header
+from appliance.errors import CorruptError, MalformedError, NoSpaceError
+from appliance.kit.files import free_bytes
+from appliance.planner import space
+from appliance.trust.metadata import SignedTarget
+
+Progress = Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Housekeeping:
+    """What the node around an import says of its disk.
+
+    ``disk`` returns the site's budgets, if it has any; ``make_room`` evicts what nobody holds and
+    returns the bytes that it freed.
+    """
+
+    disk: Callable[[], Disk | None] = lambda: None
+    make_room: Callable[[int], int] = lambda _: 0
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Gets one bundle's bytes into a node's store."""
+
+    bundle: BundleReader
+    blobs: BlobStore
+    housekeeping: Housekeeping
+    progress: Progress
+
+    def manifests(self, wanted: Iterable[SignedTarget]) -> list[Pack]:
+        """Step 10: read the manifests of what is wanted.
+
+        Raises:
+            IncompleteError, CorruptError, MalformedError: one is not there, or is not one.
+        """
+        return [
+            modelpack.read(
+                target.path,
+                target.digest,
+                self.bundle.document(target.digest, target.length, modelpack.MAX_MANIFEST_BYTES),
+            )
+            for target in wanted
+        ]
+
+    def missing(self, packs: Iterable[Pack]) -> list[Descriptor]:
+        """Return the blobs that are not in the store, in the bundle's order."""
+        wanted = {blob.digest: blob for pack in packs for blob in pack.blobs}
+        return [blob for digest, blob in wanted.items() if not self.blobs.has(digest)]
+
+    def needed(self, missing: Iterable[Descriptor]) -> int:
+        """Return the bytes still to be written, by their signed lengths."""
+        return sum(max(0, blob.size - self.blobs.kept(blob.digest)) for blob in missing)
+
+    def require_space(self, needed: int, what: str) -> None:
+        """Step 9: say so before anything is written when there is no room.
+
+        Raises:
+            NoSpaceError: not even after making room.
+        """
+        lacking, why = space.lacking(needed, self._room())
+        if lacking and self.housekeeping.make_room(lacking):
+            lacking, why = space.lacking(needed, self._room())
+        if lacking:
+            raise NoSpaceError(
+                f"there is no room for {what}: {why}; nothing was copied, what serves goes on",
+                hint=f"free {-(-lacking >> 20)} MiB below {self.blobs.incoming},"
+                " see: appliance store ls",
+            )
+
+    def receive(self, missing: list[Descriptor], packs: Iterable[Pack]) -> None:
+        """Steps 11 to 13: copy what is missing, prove it, and look into weight files.
+
+        Raises:
+            IncompleteError, NoSpaceError, StateUnusableError: interrupted; what came stays.
+            RefusedError: any other; nothing stays.
+        """
+        total, done = sum(blob.size for blob in missing), 0
+
+        def told(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress(Step("copying", done, total))
+
+        try:
+            self._look(missing)
+            for blob in missing:
+                self._fetch(blob, told)
+            for pack in packs:
+                self._check_header(pack)
+        except (CorruptError, MalformedError):
+            self.blobs.discard(blob.digest for blob in missing)
+            raise
+
+    def _room(self) -> space.Room:
+        disk = self.housekeeping.disk() or Disk()
+        return space.Room(
+            free=free_bytes(self.blobs.incoming),
+            stored=self.blobs.stored_bytes(),
+            budget=None if disk.store is None else disk.store.size,
+            floor=None if disk.floor is None else disk.floor.size,
+        )
+
+    def _look(self, missing: list[Descriptor]) -> None:
+        """Find out what is not there, or cannot be right, before hours of copying."""
+        for blob in missing:
+            size = self.bundle.blob_size(blob.digest)
+            if size is None and self.bundle.volume is None:
+                self.bundle.open_blob(blob.digest).close()  # says whether it lacks or is no file
+            if size is not None and size != blob.size:
+                raise CorruptError(
+                    f"{blob.digest} has {size} bytes in the bundle, signed are {blob.size}",
+                    hint="copy the bundle again, or ask for another",
+                )
+
+    def _fetch(self, blob: Descriptor, told: Callable[[int], None]) -> None:
+        self.blobs.fetch(
+            lambda offset: self.bundle.open_blob(blob.digest, offset, blob.size),
+            blob.digest,
+            blob.size,
+            told,
+        )
+
+    def _check_header(self, pack: Pack) -> None:
+        with self.blobs.open_received(pack.variant.weights) as file:
+            header = read_header(file)
+            size = os.fstat(file.fileno()).st_size  # what was here already was not copied
+        variant = pack.variant
+        stated = (variant.weights_bytes, variant.context_max, variant.kv_bytes_per_token)
+        if stated != (size, header.context_length, header.kv_bytes_per_token):
+            raise MalformedError(
+                f"the manifest of {variant.reference} describes another weight file"
+            )
+
+
+def incoming_lock(state: Path) -> Path:
+    """Return the lock that every import, and every collection, holds."""
+    return state / "incoming" / ".lock"
