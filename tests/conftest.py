@@ -18,6 +18,9 @@ DEMO_BUNDLE = ROOT / "bundles" / "demo.yaml"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="kills of each process in the chaos test")
+    parser.addoption(
+        "--every", type=int, default=1, help="which of an import's calls the fault tests stop at"
+    )
 
 
 @pytest.fixture(scope="session")

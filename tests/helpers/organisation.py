@@ -84,6 +84,11 @@ class Node:
     @classmethod
     def create(cls, state: Path, root: bytes, clock: Clock | None = None) -> "Node":
         identity.create(state, NodeId("box-1"), root)
+        return cls.open(state, clock)
+
+    @classmethod
+    def open(cls, state: Path, clock: Clock | None = None) -> "Node":
+        """Open a state folder that was made before."""
         trust, store = TrustStore(state / "tuf"), ModelStore(state)
         store.init()
         ledger = Ledger(state / "node.db")
