@@ -20,7 +20,7 @@ from sqlite_utils import Migrations
 
 from appliance.errors import ApplianceError, StateUnusableError
 from appliance.kit import db as kit_db
-from appliance.kit.files import fsync_folder
+from appliance.kit import files
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,7 +47,8 @@ class GroupCommit:
         self.on_commit: Callable[[], None] = lambda: None
         self._path = path
         self._db = kit_db.open_database(path, migrations).conn
-        fsync_folder(path.parent)
+        with files.translated(f"making {path}"):
+            files.fsync_folder(path.parent)
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = False

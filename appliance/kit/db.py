@@ -15,6 +15,9 @@ from sqlite_utils import Database, Migrations
 from appliance.errors import NoSpaceError, StateUnusableError
 from appliance.kit import files
 
+_FULL = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}
+"""What SQLite says of a full disk; of its shared index, which cannot grow, in other words."""
+
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
@@ -28,7 +31,7 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         name = error_name(error)
-        if name == "SQLITE_FULL":
+        if name in _FULL:
             raise NoSpaceError(
                 f"no space left for {path}", hint="free some space there, then try again"
             ) from error

@@ -18,11 +18,12 @@ _SHIM = Path(__file__).parent / "shim.c"
 
 @dataclass(frozen=True)
 class Result:
-    """How one import ended: killed or not, acknowledged or not, after how many calls."""
+    """How one import ended, after how many calls; ``refused`` is its exit status."""
 
-    killed: bool
-    acknowledged: bool
-    calls: int
+    killed: bool = False
+    acknowledged: bool = False
+    calls: int = 0
+    refused: int = 0
 
 
 class Imports:
@@ -35,11 +36,11 @@ class Imports:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
 
-    def run(self, state: Path, bundle: Path, number: int = 0) -> Result:
-        """Import; with a number, kill the import in front of that call."""
+    def run(self, state: Path, bundle: Path, number: int = 0, error: int = 0) -> Result:
+        """Import; kill it in front of a call, or have that and later calls fail with ``error``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{state} {bundle} {number}\n")
+        self._process.stdin.write(f"{state} {bundle} {number} {error}\n")
         self._process.stdin.flush()
         acknowledged = False
         for line in self._process.stdout:
@@ -47,9 +48,11 @@ class Imports:
             if word == "acknowledged":
                 acknowledged = True
             elif word == "killed":
-                return Result(killed=True, acknowledged=acknowledged, calls=number)
+                return Result(killed=True, acknowledged=acknowledged)
+            elif word == "refused":
+                return Result(refused=int(rest), acknowledged=acknowledged)
             elif word == "ended":
-                return Result(killed=False, acknowledged=acknowledged, calls=int(rest))
+                return Result(acknowledged=acknowledged, calls=int(rest))
             else:
                 break
         raise AssertionError(f"the import failed: {line}")

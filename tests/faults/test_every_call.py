@@ -4,6 +4,7 @@ The shim finds the calls; strace shows that it finds them all. A power cut is ex
 was not brought to the disk is gone.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -44,6 +45,23 @@ def test_kill_in_front_of_every_call(
         shutil.copytree(story.template, state, symlinks=True)
         found = imports.run(state, story.bundle, number)
         assert found.killed, f"nothing happened in front of call {number} of {whole.calls}"
+        check(state, story.bundle, acknowledged=found.acknowledged)
+        shutil.rmtree(state)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_is_full_or_broken_from_every_call_on(
+    imports: Imports, story: Story, tmp_path: Path, request: pytest.FixtureRequest,
+    error: int,
+) -> None:  # fmt: skip
+    """It is one of the two errors of a disk; SQLite says of its index only that it failed."""
+    shutil.copytree(story.template, tmp_path / "whole", symlinks=True)
+    whole = imports.run(tmp_path / "whole", story.bundle)
+    for number in _points(whole.calls, request):
+        state = tmp_path / str(number)
+        shutil.copytree(story.template, state, symlinks=True)
+        found = imports.run(state, story.bundle, number, error)
+        assert found.acknowledged or found.refused in (6, 24), (number, found)
         check(state, story.bundle, acknowledged=found.acknowledged)
         shutil.rmtree(state)
 
