@@ -13,7 +13,8 @@ demo: $(STAMP)
 	@$(BIN)/appliance demo $(DEMO_ARGUMENTS)
 
 test: $(STAMP)
-	@scripts/system-packages mosquitto mosquitto-clients skopeo iproute2 util-linux procps
+	@scripts/system-packages mosquitto mosquitto-clients skopeo iproute2 util-linux procps \
+		gcc libc6-dev strace e2fsprogs fuse3 libfuse3-3
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest
 
