@@ -2,9 +2,8 @@
 
 import functools
 import hashlib
-import io
 import re
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from appliance.bundle.medium import Medium, read_at_most
 from appliance.bundle.volumes import Parts, Volume
@@ -101,7 +100,7 @@ class BundleReader:
             return self.medium.open(name, offset)
         parts = Parts(self._open_part, name, volume, length)
         parts.skip(offset)
-        return io.BufferedReader(parts)
+        return cast("BinaryIO", parts)
 
     def _open_part(self, name: str) -> BinaryIO | None:
         return None if self.medium.size(name) is None else self.medium.open(name)

@@ -112,23 +112,32 @@ def _read(
     done = 0
     while done < length and not any(stage.error for stage in stages):
         buffer = free.get()
-        count = _fill(source, buffer.whole[: min(BUFFER_BYTES, length - done)])
+        count, error = _fill(source, buffer.whole[: min(BUFFER_BYTES, length - done)])
+        if count:
+            buffer.fill(count)
+            for stage in stages:
+                stage.todo.put(buffer)
+            done += count
+            told(count)
+        if error is not None:
+            raise error
         if not count:
             break
-        buffer.fill(count)
-        for stage in stages:
-            stage.todo.put(buffer)
-        done += count
-        told(count)
     return done
 
 
-def _fill(source: BinaryIO, into: memoryview) -> int:
-    """Fill a buffer as far as the source has bytes; servers give them in small pieces."""
+def _fill(source: BinaryIO, into: memoryview) -> tuple[int, Exception | None]:
+    """Fill a buffer as far as the source has bytes; servers give them in small pieces.
+
+    Returns how many came, and what ended it: nothing that came before an error is lost.
+    """
     done = 0
-    while done < len(into) and (count := source.readinto(into[done:])):  # type: ignore[attr-defined]
-        done += count
-    return done
+    try:
+        while done < len(into) and (count := source.readinto(into[done:])):  # type: ignore[attr-defined]
+            done += count
+    except Exception as error:  # noqa: BLE001 - raised by the caller, after what came is written
+        return done, error
+    return done, None
 
 
 class _Writer:

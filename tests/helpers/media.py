@@ -13,13 +13,12 @@ def wear(
 
     Those before ``after`` are given, or those from ``before`` on.
     """
-    whole = io.FileIO.readinto
 
-    def readinto(self: io.FileIO, buffer: Any, /) -> int | None:
-        if not getattr(self, "_path", "-").endswith(path):
-            return whole(self, buffer)
-        if self.tell() < before or (not before and self.tell() >= after):
+    def read_into(file: io.FileIO, name: str, buffer: Any) -> int | None:
+        if not name.endswith(path):
+            return file.readinto(buffer)
+        if file.tell() < before or (not before and file.tell() >= after):
             raise OSError(5, "Input/output error")
-        return whole(self, memoryview(buffer)[: after - self.tell()] if after else buffer)
+        return file.readinto(memoryview(buffer)[: after - file.tell()] if after else buffer)
 
-    monkeypatch.setattr("appliance.bundle.medium.read_into", readinto)
+    monkeypatch.setattr("appliance.bundle.medium.read_into", read_into)
