@@ -26,7 +26,7 @@ check: $(STAMP)
 	$(BIN)/python scripts/docs.py --check
 
 bench: $(STAMP)
-	@scripts/system-packages mosquitto
+	@scripts/system-packages mosquitto skopeo
 	$(BIN)/python -m benchmarks.run $(ONLY)
 
 docs: $(STAMP)

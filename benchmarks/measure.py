@@ -32,6 +32,13 @@ def row(name: str, value: float, unit: str, reference: tuple[str, float], at_mos
     )
 
 
+def at_least(name: str, value: float, unit: str, reference: tuple[str, float], least: float) -> Row:
+    """Return a row whose ratio must not be below ``least``."""
+    words, reference_value = reference
+    ratio = value / reference_value
+    return Row(name, value, unit, words, reference_value, ratio, f">= {least:g} x", ratio >= least)
+
+
 def limit(name: str, value: float, unit: str, at_most: float) -> Row:
     """Return a row whose value must not be above a fixed limit."""
     return row(name, value, unit, ("limit", at_most), 1.0)

@@ -16,6 +16,7 @@ from typing import Any
 from appliance.errors import LockedError, NotFoundError, UsageError
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
+from appliance.kit.files import make_folder
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.wiring import places
@@ -61,6 +62,7 @@ def _answers(path: Path) -> bool:
 def _serving(core: NodeCore, path: Path) -> Iterator[None]:
     """Serve on a thread; what was begun ends before this does."""
     services = _services(core)
+    make_folder(path.parent)
     sock = asgi.listen_unix(path, 0o660)
     loop = asyncio.new_event_loop()
 
