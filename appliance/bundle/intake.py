@@ -8,14 +8,16 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from appliance.bundle import modelpack
+from appliance.bundle.headers import read_confined
 from appliance.bundle.modelpack import Descriptor, Pack
 from appliance.bundle.queue import Step
 from appliance.bundle.reader import BundleReader
 from appliance.cache.blobs import BlobStore
 from appliance.core.documents import Disk
-from appliance.core.gguf import read_header
+from appliance.core.gguf import GgufHeader
 from appliance.errors import CorruptError, MalformedError, NoSpaceError
 from appliance.kit.files import free_bytes
 from appliance.planner import space
@@ -26,14 +28,15 @@ Progress = Callable[[Step], None]
 
 @dataclass(frozen=True, slots=True)
 class Housekeeping:
-    """What the node around an import says of its disk.
+    """What the node around an import does for it.
 
     ``disk`` returns the site's budgets, if it has any; ``make_room`` evicts what nobody holds and
-    returns the bytes that it freed.
+    returns the bytes that it freed; ``look`` reads the header of a weight file.
     """
 
     disk: Callable[[], Disk | None] = lambda: None
     make_room: Callable[[int], int] = lambda _: 0
+    look: Callable[[BinaryIO], GgufHeader] = read_confined
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Intake:
 
     def _check_header(self, pack: Pack) -> None:
         with self.blobs.open_received(pack.variant.weights) as file:
-            header = read_header(file)
+            header = self.housekeeping.look(file)
             size = os.fstat(file.fileno()).st_size  # what was here already was not copied
         variant = pack.variant
         stated = (variant.weights_bytes, variant.context_max, variant.kv_bytes_per_token)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from appliance.bundle import build as builder
 from appliance.bundle.accept import Importer
+from appliance.bundle.intake import Housekeeping
 from appliance.cache.store import ModelStore
+from appliance.core.gguf import read_header
 from appliance.core.ids import NodeId
 from appliance.kit.clock import Clock, SystemClock
 from appliance.ledger.db import Ledger
@@ -92,7 +94,8 @@ class Node:
         trust, store = TrustStore(state / "tuf"), ModelStore(state)
         store.init()
         ledger = Ledger(state / "node.db")
-        importer = Importer(state, trust, store, ledger, clock or SystemClock())
+        quick = Housekeeping(look=read_header)  # what confines it has tests of its own
+        importer = Importer(state, trust, store, ledger, clock or SystemClock(), quick)
         return cls(state, ledger, trust, store, importer)
 
     def close(self) -> None:
