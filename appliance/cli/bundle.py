@@ -3,12 +3,21 @@
 import datetime
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from appliance.cli.common import DEFAULT_STATE, AsJson, StateDir, local_api, show
-from appliance.cli.progress import ProgressLine
+from appliance.cli.common import (
+    DEFAULT_STATE,
+    AsJson,
+    StateDir,
+    bytes_of,
+    controller,
+    local_api,
+    show,
+    table,
+)
+from appliance.cli.progress import ProgressLine, render
 from appliance.core.quantity import format_bytes
 
 Definition = Annotated[Path, typer.Argument(help="A bundle definition, such as bundles/demo.yaml.")]
@@ -24,6 +33,8 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group.command("lock", help="Fetch a definition's sources and write the digests seen.")(lock)
     group.command("build", help="Make a signed bundle from a locked definition.")(build)
     group.command("import", help="Verify a bundle and take it into this node.")(import_)
+    group.command("queue", help="Show the imports that are under way or wait.")(queue)
+    group.command("split", help="Cut a bundle into volumes for FAT32 and small sticks.")(split)
     app.add_typer(group, name=name, help=help_text)
 
 
@@ -63,24 +74,50 @@ def build(
 
 def import_(
     folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Verify and count only; change nothing.")
+    ] = False,
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
-    with ProgressLine(quiet=as_json) as line:
-        found = _import(folder.absolute(), state_dir, line)
+    body = {"path": str(folder.absolute()), "dryRun": dry_run}
+    with local_api(state_dir) as node, ProgressLine(quiet=as_json) as line:
+        found = line.follow(node.objects("POST", "/v1/import", body))["imported"]
     added = ", ".join(found["added"]) or "nothing new"
-    copied = format_bytes(found["copied_bytes"])
-    text = f"imported {found['name']} {found['version']}: {added}; {copied} copied"
+    done, copied = ("would import", "to copy") if dry_run else ("imported", "copied")
+    size = format_bytes(found["copied_bytes"])
+    text = f"{done} {found['name']} {found['version']}: {added}; {size} {copied}"
     show(found, text, as_json=as_json)
 
 
-def _import(folder: Path, state: Path, line: ProgressLine) -> dict[str, Any]:
-    answer: dict[str, Any] = {}
-    with local_api(state) as node:
-        for answer in node.objects("POST", "/v1/import", {"path": str(folder)}):
-            if "progress" in answer:
-                line.update(*answer["progress"].values())
-    return dict(answer["imported"])
+def queue(state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
+    found = controller(state_dir).call("GET", "/v1/import")["imports"]
+    rows = [[e["name"], e["by"], render(*e["step"].values(), 0)] for e in found]
+    text = table(["BUNDLE", "BY", "STATE"], rows) if rows else "no import is under way"
+    show(found, text, as_json=as_json)
+
+
+def split(
+    bundle: Annotated[Path, typer.Argument(help="A whole bundle's folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the volumes are made.")],
+    part: Annotated[
+        str, typer.Option(help="The largest file, such as 2Gi; FAT32 holds just under 4Gi.")
+    ] = "4294967295",
+    volume: Annotated[
+        str | None, typer.Option(help="The most that one stick holds, such as 14Gi.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    from appliance.bundle import split as splitter  # noqa: PLC0415
+
+    room = None if volume is None else bytes_of(volume)
+    with ProgressLine(quiet=as_json) as line:
+        found = splitter.split(
+            bundle, output, part_bytes=bytes_of(part), volume_bytes=room, progress=line.update
+        )
+    names = [str(path) for path in found]
+    text = "\n".join([f"{len(names)} volumes; import them in this order:", *names])
+    show({"volumes": names}, text, as_json=as_json)
 
 
 def cache_folder(given: Path | None) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from appliance.core import ids
+from appliance.core import ids, quantity
 from appliance.errors import UsageError
 from appliance.kit.http import HttpClient
 from appliance.wiring import places
@@ -62,6 +62,18 @@ def local_api(state: Path, timeout_s: float = 3600.0) -> Iterator[HttpClient]:
     with served(state) as socket:
         hint = f"see the controller's log, then: appliance status --state-dir {state}"
         yield HttpClient.over_unix(socket, "the node", hint, timeout_s)
+
+
+def bytes_of(text: str) -> int:
+    """Return an amount of bytes as people write it, such as 14Gi.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    try:
+        return quantity.parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def settings_path(given: Path | None, state: Path) -> Path | None:

@@ -2,8 +2,9 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from appliance.core.quantity import format_bytes, format_duration
 
@@ -34,6 +35,14 @@ class ProgressLine:
     ) -> None:
         if self._drawn:
             print(file=sys.stderr)
+
+    def follow(self, answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        """Show the progress that an answer tells of; return the last, which is its result."""
+        answer: dict[str, Any] = {}
+        for answer in answers:
+            if "progress" in answer:
+                self.update(*answer["progress"].values())
+        return answer
 
     def update(self, doing: str, done: int, total: int) -> None:
         """Say how far it is; calls that come too quickly are passed over."""

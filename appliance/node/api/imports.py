@@ -1,4 +1,4 @@
-"""Importing a bundle, with progress while it goes on."""
+"""Importing a bundle, with progress while it goes on, and what waits."""
 
 import asyncio
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from appliance.bundle.queue import Step
@@ -19,16 +19,21 @@ def routes(services: LocalServices) -> list[Route]:
     """Return this group's routes."""
 
     async def import_(request: Request) -> Response:
-        services.reserve.require()
-        path = (await object_of(request)).get("path")
+        body = await object_of(request)
+        path, dry = body.get("path"), body.get("dryRun") is True
         if not isinstance(path, str) or not path.startswith("/"):
             raise UsageError("path is not the absolute path of a bundle's folder")
-        return _import(services, Path(path), who(request))
+        if not dry:
+            services.reserve.require()
+        return _import(services, Path(path), who(request), dry=dry)
 
-    return [route("POST", "/v1/import", import_)]
+    async def queue(_: Request) -> Response:
+        return JSONResponse({"imports": [asdict(e) for e in services.importer.queue.entries()]})
+
+    return [route("POST", "/v1/import", import_), route("GET", "/v1/import", queue)]
 
 
-def _import(services: LocalServices, path: Path, by: str) -> Response:
+def _import(services: LocalServices, path: Path, by: str, *, dry: bool) -> Response:
     newest = Step("waiting")
 
     def tell(step: Step) -> None:
@@ -36,8 +41,9 @@ def _import(services: LocalServices, path: Path, by: str) -> Response:
         newest = step
 
     async def work() -> dict[str, Any]:
-        found = await asyncio.to_thread(services.importer.run, path, by, tell)
-        await services.changed()
+        found = await asyncio.to_thread(services.importer.run, path, by, tell, dry=dry)
+        if not dry:
+            await services.changed()
         return {"imported": asdict(found)}
 
     return told(services, work(), lambda: asdict(newest))
