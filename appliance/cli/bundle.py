@@ -92,7 +92,10 @@ def import_(
 
 def queue(state_dir: StateDir = DEFAULT_STATE, as_json: AsJson = False) -> None:
     found = controller(state_dir).call("GET", "/v1/import")["imports"]
-    rows = [[e["name"], e["by"], render(*e["step"].values(), 0)] for e in found]
+    rows = [
+        [e["name"], e["by"], render(e["step"]["doing"], e["step"]["done"], e["step"]["total"], 0)]
+        for e in found
+    ]
     text = table(["BUNDLE", "BY", "STATE"], rows) if rows else "no import is under way"
     show(found, text, as_json=as_json)
 
