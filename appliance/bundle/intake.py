@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from appliance.bundle import modelpack
+from appliance.bundle import modelpack, rebuild, supply
 from appliance.bundle.headers import read_confined
 from appliance.bundle.modelpack import Descriptor, Pack
 from appliance.bundle.queue import Step
 from appliance.bundle.reader import BundleReader
+from appliance.bundle.supply import Source
 from appliance.cache.blobs import BlobStore
 from appliance.core.documents import Disk
 from appliance.core.gguf import GgufHeader
+from appliance.core.ids import Digest
 from appliance.errors import CorruptError, MalformedError, NoSpaceError
 from appliance.kit.files import free_bytes
 from appliance.planner import space
@@ -30,12 +32,14 @@ Progress = Callable[[Step], None]
 class Housekeeping:
     """What the node around an import does for it.
 
-    ``disk`` returns the site's budgets, if it has any; ``make_room`` evicts what nobody holds and
-    returns the bytes that it freed; ``look`` reads the header of a weight file.
+    ``disk`` returns the site's budgets, if it has any; ``make_room`` evicts what nobody holds
+    and returns the bytes that it freed; ``quarantine`` puts a blob away that was found damaged;
+    ``look`` reads the header of a weight file.
     """
 
     disk: Callable[[], Disk | None] = lambda: None
     make_room: Callable[[int], int] = lambda _: 0
+    quarantine: Callable[[Digest], None] = lambda _: None
     look: Callable[[BinaryIO], GgufHeader] = read_confined
 
 
@@ -103,9 +107,9 @@ class Intake:
             self.progress(Step("copying", done, total))
 
         try:
-            self._look(missing)
+            sources = supply.sources(self.bundle, self.blobs, missing)
             for blob in missing:
-                self._fetch(blob, told)
+                self._fetch(blob, sources[blob.digest], told)
             for pack in packs:
                 self._check_header(pack)
         except (CorruptError, MalformedError):
@@ -121,25 +125,13 @@ class Intake:
             floor=None if disk.floor is None else disk.floor.size,
         )
 
-    def _look(self, missing: list[Descriptor]) -> None:
-        """Find out what is not there, or cannot be right, before hours of copying."""
-        for blob in missing:
-            size = self.bundle.blob_size(blob.digest)
-            if size is None and self.bundle.volume is None:
-                self.bundle.open_blob(blob.digest).close()  # says whether it lacks or is no file
-            if size is not None and size != blob.size:
-                raise CorruptError(
-                    f"{blob.digest} has {size} bytes in the bundle, signed are {blob.size}",
-                    hint="copy the bundle again, or ask for another",
-                )
-
-    def _fetch(self, blob: Descriptor, told: Callable[[int], None]) -> None:
-        self.blobs.fetch(
-            lambda offset: self.bundle.open_blob(blob.digest, offset, blob.size),
-            blob.digest,
-            blob.size,
-            told,
-        )
+    def _fetch(self, blob: Descriptor, source: Source, told: Callable[[int], None]) -> None:
+        try:
+            self.blobs.fetch(source.open_at, blob.digest, blob.size, told)
+        except CorruptError:
+            for base in rebuild.damaged(source.bases):
+                self.housekeeping.quarantine(base)
+            raise
 
     def _check_header(self, pack: Pack) -> None:
         with self.blobs.open_received(pack.variant.weights) as file:

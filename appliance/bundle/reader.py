@@ -5,6 +5,7 @@ import hashlib
 import re
 from typing import Any, BinaryIO, cast
 
+from appliance.bundle import rebuild
 from appliance.bundle.medium import Medium, read_at_most
 from appliance.bundle.volumes import Parts, Volume
 from appliance.core import wire
@@ -71,7 +72,7 @@ class BundleReader:
         """
         if length > cap:
             raise MalformedError(f"{digest} is signed with {length} bytes, more than {cap}")
-        with self.open_blob(digest) as file:
+        with self.open(blob_name(digest)) as file:
             data = read_at_most(file, length + 1)
         if hashlib.sha256(data).hexdigest() != hex_of(digest):
             raise CorruptError(
@@ -85,17 +86,31 @@ class BundleReader:
         """Which volume this is, when the bundle is in parts."""
         return Volume.parse(self._hint.get("volumes"))
 
-    def blob_size(self, digest: Digest) -> int | None:
-        """Return the size of a blob that lies here in one piece, as the medium claims it."""
-        return self.medium.size(blob_name(digest))
+    @property
+    def against(self) -> str | None:
+        """Which receipt the bundle was made against, in words, by its unsigned hint."""
+        return rebuild.made_against(self._hint)
 
-    def open_blob(self, digest: Digest, offset: int = 0, length: int = 0) -> BinaryIO:
-        """Open a blob for one reading from ``offset`` on, in one piece or in parts.
+    def size(self, name: str) -> int | None:
+        """Return the size of a file that lies here in one piece, as the medium claims it."""
+        return self.medium.size(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a file is here in one piece, or may be here or elsewhere in parts."""
+        return self.medium.size(name) is not None or self.volume is not None
+
+    def open(self, name: str, offset: int = 0, length: int = 0) -> BinaryIO:
+        """Open a file for one reading from ``offset`` on, in one piece or in parts.
+
+        Args:
+            name: Its path in the bundle.
+            offset: Where to begin.
+            length: How long it must be; in parts, nothing is looked for beyond that.
 
         Raises:
             IncompleteError: it is not in the bundle, or not on this volume.
         """
-        name, volume = blob_name(digest), self.volume
+        volume = self.volume
         if volume is None or self.medium.size(name) is not None:
             return self.medium.open(name, offset)
         parts = Parts(self._open_part, name, volume, length)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli import against as thinning
+from appliance.cli import inspect
 from appliance.cli.common import (
     DEFAULT_STATE,
     AsJson,
@@ -35,6 +37,7 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group.command("import", help="Verify a bundle and take it into this node.")(import_)
     group.command("queue", help="Show the imports that are under way or wait.")(queue)
     group.command("split", help="Cut a bundle into volumes for FAT32 and small sticks.")(split)
+    inspect.register(group)
     app.add_typer(group, name=name, help=help_text)
 
 
@@ -45,16 +48,21 @@ def lock(definition: Definition, cache: Cache = None, as_json: AsJson = False) -
     show({"lock": str(path)}, f"wrote {path}", as_json=as_json)
 
 
-def build(
+def build(  # noqa: PLR0913 - an argument an option
     definition: Definition,
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's new folder.")],
+    *,
     keys: Annotated[Path, typer.Option(help="The organisation's keys folder.")] = Path("keys"),
     cache: Cache = None,
+    against: thinning.Against = None,
+    base: thinning.Bases = None,
+    node_key: thinning.NodeKey = None,
     as_json: AsJson = False,
 ) -> None:
     from appliance.bundle import build as builder  # noqa: PLC0415
     from appliance.trust.repository import Repository  # noqa: PLC0415
 
+    receipt = thinning.receipt(against, node_key)
     with ProgressLine(quiet=as_json) as line:
         found = builder.build(
             builder.read_definition(definition),
@@ -64,12 +72,14 @@ def build(
             datetime.datetime.now(datetime.UTC),
             line.update,
         )
+        thinned = thinning.thinned(output, receipt, [cache_folder(cache), *(base or [])], line)
     text = (
         f"built {found.name} {found.version} in {found.folder}: "
-        f"{', '.join(found.models)}, {format_bytes(found.size)}"
+        f"{', '.join(found.models)}, {format_bytes(found.size)}{thinned.text}"
     )
     data = {"name": found.name, "version": found.version, "folder": str(found.folder)}
-    show({**data, "models": found.models, "bytes": found.size}, text, as_json=as_json)
+    sizes = {"models": found.models, "bytes": found.size, **thinned.data}
+    show({**data, **sizes}, text, as_json=as_json)
 
 
 def import_(

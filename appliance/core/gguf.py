@@ -1,10 +1,11 @@
-"""The header of a GGUF file: what sizing needs to know about a model.
+"""The header of a GGUF file: what sizing needs to know about a model, and where its parts begin.
 
 Follows the GGUF specification, versions 2 and 3 (little-endian). The file may be hostile: every
 count is bounded, nothing is allocated on its word, and at most ``MAX_HEADER_BYTES`` are read.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -15,7 +16,9 @@ MAX_HEADER_BYTES = 64 << 20
 _MAX_ENTRIES = 65_536
 _MAX_STRING = 16 << 20
 _MAX_ARRAY = 4_000_000
+_MAX_DIMENSIONS = 8
 _F16_BYTES = 2
+_ALIGNMENT = 32
 
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
@@ -45,27 +48,98 @@ def read_header(stream: BinaryIO) -> GgufHeader:
     Raises:
         MalformedError: it is not a GGUF file, or its header is cut or out of bounds.
     """
+    reader, _, entries = _begin(stream)
+    return _header({key: value for key, value, _ in _entries(reader, entries)})
+
+
+@dataclass(frozen=True, slots=True)
+class GgufLayout:
+    """Where the parts of a file are, from its start.
+
+    ``entries`` are the ends of the metadata's entries, ``table`` that of the table of tensors;
+    ``tensors`` are names and beginnings, in the order of the table.
+    """
+
+    entries: tuple[int, ...]
+    table: int
+    tensors: tuple[tuple[str, int], ...]
+
+    def cuts(self) -> list[int]:
+        """Return where the parts begin, in order.
+
+        What fills up behind the table is a part of its own: it changes with any entry's length.
+        """
+        return sorted({0, *self.entries, self.table, *(begin for _, begin in self.tensors)})
+
+
+def read_layout(stream: BinaryIO, size: int) -> GgufLayout:
+    """Return where the parts of a GGUF file are.
+
+    Args:
+        stream: Stands at the beginning of the file; read up to the first tensor, at most.
+        size: The file's length.
+
+    Raises:
+        MalformedError: as ``read_header``, or a tensor would begin beyond the end.
+    """
+    reader, tensors, entries = _begin(stream)
+    ends, alignment = [reader.position], _ALIGNMENT
+    for key, value, end in _entries(reader, entries):
+        ends.append(end)
+        if key == "general.alignment" and isinstance(value, int):
+            alignment = value
+    if not 1 <= alignment <= MAX_HEADER_BYTES:
+        raise MalformedError(f"GGUF header claims an alignment of {alignment} bytes")
+    listed = [_tensor(reader) for _ in range(tensors)]
+    data = -(-reader.position // alignment) * alignment
+    if any(data + offset > size for _, offset in listed):
+        raise MalformedError("GGUF header claims a tensor beyond the end of the file")
+    placed = tuple((name, data + offset) for name, offset in listed)
+    return GgufLayout(tuple(ends), reader.position, placed)
+
+
+def _begin(stream: BinaryIO) -> tuple["_Reader", int, int]:
+    """Return a reader behind the fixed part, and how many tensors and entries it announces."""
     reader = _Reader(stream)
     if reader.take(4) != b"GGUF":
         raise MalformedError("not a GGUF file: it does not begin with GGUF")
     version = reader.number("I")
     if version not in (2, 3):
         raise MalformedError(f"GGUF version {version} is not one this release reads (2, 3)")
-    reader.number("Q")  # tensors, described behind the metadata
-    entries = int(reader.number("Q"))
-    if entries > _MAX_ENTRIES:
-        raise MalformedError(f"GGUF header claims {entries} entries, more than {_MAX_ENTRIES}")
-    found: dict[str, Value] = {}
-    for _ in range(entries):
+    tensors, entries = int(reader.number("Q")), int(reader.number("Q"))
+    for count, what in ((tensors, "tensors"), (entries, "entries")):
+        if count > _MAX_ENTRIES:
+            raise MalformedError(f"GGUF header claims {count} {what}, more than {_MAX_ENTRIES}")
+    return reader, tensors, entries
+
+
+def _entries(reader: "_Reader", count: int) -> Iterator[tuple[str, Value, int]]:
+    """Yield each entry of the metadata and where it ends."""
+    for _ in range(count):
         key = reader.string()
-        found[key] = reader.value(int(reader.number("I")))
-    return _header(found)
+        value = reader.value(int(reader.number("I")))
+        yield key, value, reader.position
+
+
+def _tensor(reader: "_Reader") -> tuple[str, int]:
+    """Return a tensor's name, and where its bytes are, from the first tensor's."""
+    name = reader.string()
+    dimensions = int(reader.number("I"))
+    if dimensions > _MAX_DIMENSIONS:
+        raise MalformedError(f"GGUF header claims a tensor of {dimensions} dimensions")
+    reader.take(8 * dimensions)
+    reader.number("I")  # the type of its values
+    return name, int(reader.number("Q"))
 
 
 class _Reader:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._left = MAX_HEADER_BYTES
+
+    @property
+    def position(self) -> int:
+        return MAX_HEADER_BYTES - self._left
 
     def take(self, count: int) -> bytes:
         if count > self._left:
