@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from appliance.bundle.delta import Recipe, Sized, Step
 from appliance.cache.blobs import OpenAt
@@ -22,7 +22,6 @@ from appliance.core.ids import Digest, hex_of
 from appliance.core.plain import plain
 from appliance.errors import CorruptError, IncompleteError
 
-_BUFFER = 64 << 10
 _WHOLE_HINT = "ask for the whole bundle, or export a new receipt here and have one built against it"
 
 
@@ -100,7 +99,7 @@ def rebuilt(
         files = [opened.enter_context(_open(base, bases[base.digest])) for base in recipe.bases]
         offset = recipe.new_offset(done)
         new = None if offset == recipe.new_bytes else opened.enter_context(open_new(offset))
-        yield io.BufferedReader(_Rebuilt(recipe, files, new, done), _BUFFER)
+        yield cast("BinaryIO", _Rebuilt(recipe, files, new, done))
 
 
 def damaged(bases: Mapping[Digest, Path]) -> list[Digest]:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from appliance.bundle import delta
 from appliance.bundle.against import RECEIPT_TYPE
 from appliance.bundle.delta import Recipe, Sized
+from appliance.bundle.medium import read_at_most
 from appliance.bundle.rebuild import rebuilt
 from appliance.core import wire
 from appliance.core.ids import Digest
@@ -46,7 +47,7 @@ def rebuild(recipe: Recipe, fresh: bytes, folder: Path, *olds: bytes, done: int 
         return nullcontext(io.BytesIO(fresh[offset:]))
 
     with rebuilt(recipe, bases, open_new, done) as file:
-        return file.read()
+        return read_at_most(file, len(fresh) + sum(map(len, olds)) + recipe.output.size)
 
 
 def receipt(held: Collection[str], key: SigningKey | None = None, **changed: object) -> bytes:
