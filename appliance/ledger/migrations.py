@@ -91,3 +91,20 @@ def m004_gateway(db: Database) -> None:
         strict=True,
     )
     db.table("spools").create({"file": str, "offset": int}, pk="file", strict=True)
+
+
+@migrations()
+def m006_receipts(db: Database) -> None:
+    """Receipts as they were signed, and what each deployment was last seen to serve."""
+    db.table("receipts").create(
+        {"seq": int, "kind": str, "event": str, "hash": str, "envelope": bytes},
+        pk="seq",
+        not_null={"kind", "event", "hash", "envelope"},
+        strict=True,
+    )
+    db.table("activations").create(
+        {"deployment": str, "manifest": str},
+        pk="deployment",
+        not_null={"manifest"},
+        strict=True,
+    )

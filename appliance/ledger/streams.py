@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from appliance.core import wire
+from appliance.ledger import chain
 
 
 class Stream(StrEnum):
@@ -19,6 +20,7 @@ class Stream(StrEnum):
 
     AUDIT = "audit"
     EVENTS = "events"
+    RECEIPTS = "receipts"
     USAGE = "usage"
 
 
@@ -81,8 +83,10 @@ def append(db: sqlite3.Connection, fact: Fact) -> int:
         "UPDATE streams SET next_seq = next_seq + 1 WHERE stream = ? RETURNING next_seq - 1",
         (fact.stream,),
     ).fetchone()
-    record = wire.dumps({"at": fact.at, "kind": fact.kind, "body": fact.body}).decode()
-    db.execute("INSERT INTO outbox VALUES (?, ?, ?)", (fact.stream, seq, record))
+    record = wire.dumps({"at": fact.at, "kind": fact.kind, "body": fact.body})
+    if fact.stream is Stream.AUDIT:
+        chain.advance(db, int(seq), record)
+    db.execute("INSERT INTO outbox VALUES (?, ?, ?)", (fact.stream, seq, record.decode()))
     return int(seq)
 
 

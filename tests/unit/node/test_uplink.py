@@ -56,7 +56,10 @@ class Pair:
 
     def all_acknowledged(self) -> bool:
         found = Reporter(self.node.ledger, self.node.controller, machine, self.node.clock)
-        return all(s["written"] == s["acknowledged"] > 0 for s in found.streams().values())
+        counts = found.streams()
+        return counts["audit"]["written"] > 0 and all(
+            s["written"] == s["acknowledged"] for s in counts.values()
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
