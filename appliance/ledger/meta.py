@@ -6,21 +6,41 @@ import sqlite3
 from appliance.kit.clock import parse_rfc3339, rfc3339
 
 _FLOOR = "floor"
+_ONLINE = "floor-online/"
+_MOST_ONLINE = datetime.timedelta(days=400)
+"""How far beyond the newest time that was signed offline an online key can move the floor."""
+
 _DIRECTOR_EPOCH = "director-epoch"
 _KEY_MADE = "gateway-key-made"
 
 
 def floor(db: sqlite3.Connection) -> datetime.datetime | None:
-    """Return the newest signed time that this node accepted."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (_FLOOR,)).fetchone()
-    return None if row is None else parse_rfc3339(row[0])
+    """Return the newest signed time that this node accepted, as far as it counts."""
+    found = dict(
+        db.execute("SELECT key, value FROM meta WHERE key = ? OR key GLOB ? || '*'",
+                   (_FLOOR, _ONLINE)).fetchall()
+    )  # fmt: skip
+    offline = found.pop(_FLOOR, None)
+    if offline is None:
+        return None
+    low = parse_rfc3339(offline)
+    return max([low, *(min(parse_rfc3339(t), low + _MOST_ONLINE) for t in found.values())])
 
 
 def set_floor(db: sqlite3.Connection, moment: datetime.datetime) -> None:
     """Raise the floor inside somebody's transaction; it never goes down."""
-    known = floor(db)
-    if known is None or moment > known:
-        _set(db, _FLOOR, rfc3339(moment))
+    _raise(db, _FLOOR, moment)
+
+
+def add_online_time(db: sqlite3.Connection, key: str, moment: datetime.datetime) -> None:
+    """Note a time that an online key signed for this node's nonce; its newest is kept."""
+    _raise(db, _ONLINE + key, moment)
+
+
+def _raise(db: sqlite3.Connection, row: str, moment: datetime.datetime) -> None:
+    known = db.execute("SELECT value FROM meta WHERE key = ?", (row,)).fetchone()
+    if known is None or moment > parse_rfc3339(known[0]):
+        _set(db, row, rfc3339(moment))
 
 
 def director_epoch(db: sqlite3.Connection) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -11,6 +10,7 @@ from appliance.core import reading
 from appliance.core.documents import Document, ModelDeployment
 from appliance.errors import BadDocumentError, MalformedError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.sparing import Sparing
 from appliance.ledger import meta, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
@@ -22,11 +22,7 @@ from appliance.trust.envelope import Accepted, Addressee, Slot
 from appliance.trust.store import Director, TrustStore
 
 log = logging.getLogger(__name__)
-
-_MOST_REFUSALS = 20
-_REFUSALS_S = 3600.0
 _LONGEST_REASON = 300
-"""What the audit stream takes of refusals: so many different ones an hour, so much of each."""
 
 
 class FleetInbox:
@@ -42,7 +38,7 @@ class FleetInbox:
         self._clock = clock
         self._changed = changed
         self.refused = ""
-        self._noted: deque[tuple[float, str]] = deque(maxlen=_MOST_REFUSALS)
+        self._refusals = Sparing()
         self._held: bytes | None = None
         self.waits_for = ""
 
@@ -140,13 +136,10 @@ class FleetInbox:
             self._changed()
 
     async def _note_refusal(self, error: RefusedError) -> None:
-        self.refused = why = error.what[:_LONGEST_REASON]
-        now = self._clock.monotonic()
-        while self._noted and now - self._noted[0][0] > _REFUSALS_S:
-            self._noted.popleft()
-        if len(self._noted) == _MOST_REFUSALS or why in {text for _, text in self._noted}:
+        self.refused = error.what[:_LONGEST_REASON]
+        why = self._refusals.why(self.refused, self._clock.monotonic())
+        if why is None:
             return
-        self._noted.append((now, why))
         body = {"code": error.code, "why": why}
         at = rfc3339(self._clock.utc())
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, "fleet-refused", at, body)))

@@ -6,6 +6,7 @@ to whoever acts on the payload.
 
 import datetime
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +26,8 @@ from appliance.trust import dsse
 from appliance.trust.floor import Now
 from appliance.trust.keys import SigningKey
 
+_NONCE = re.compile(r"[0-9a-f]{64}")
+
 
 class Slot(StrEnum):
     """What an envelope is for; each has a type of its own, so that none passes for another."""
@@ -33,6 +36,8 @@ class Slot(StrEnum):
     ACK = "application/vnd.edge-appliance.ack.v1+json"
     REPORTED = "application/vnd.edge-appliance.reported.v1+json"
     BATCH = "application/vnd.edge-appliance.batch.v1+zstd"
+    RECEIPT = "application/vnd.edge-appliance.receipt.v1+json"
+    TIME = "application/vnd.edge-appliance.time.v1+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,12 @@ class Addressee:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A payload that passed, the SHA-256 of its bytes, and what to call it in a message."""
+    """A payload that passed, the SHA-256 of its bytes, what to call it, and who signed it."""
 
     payload: dict[str, Any]
     hash: str
     what: str
+    signers: frozenset[str] = frozenset()
 
 
 def seal(
@@ -100,7 +106,7 @@ def accept(data: bytes, slot: Slot, keys: Collection[str], expected: Mapping[str
     for name, value in expected.items():
         if payload.get(name) != value:
             raise ScopeError(f"{what} says {name} {payload.get(name)!r}, not {value!r}")
-    return Accepted(payload, hashlib.sha256(opened.payload).hexdigest(), what)
+    return Accepted(payload, hashlib.sha256(opened.payload).hexdigest(), what, opened.signers)
 
 
 def check_director_epoch(payload: dict[str, Any], trusted: int) -> bool:
@@ -152,6 +158,27 @@ def check_order(number: int, accepted: Accepted, last: int, last_hash: str) -> b
             raise EquivocationError(f"two different contents call themselves generation {number}")
         return False
     return True
+
+
+def answered_nonce(accepted: Accepted) -> tuple[str, datetime.datetime]:
+    """Return the nonce that a time answers, and that time.
+
+    Raises:
+        MalformedError: one of them is not there, or the time lies outside the envelope's own.
+    """
+    what, payload = accepted.what, accepted.payload
+    try:
+        issued, expires, time = (
+            parse_rfc3339(str(payload[name])) for name in ("issued", "expires", "time")
+        )
+    except (KeyError, ValueError) as error:
+        raise MalformedError(f"{what} does not say what time it is") from error
+    nonce = payload.get("nonce")
+    if not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
+        raise MalformedError(f"{what} does not name a nonce of 256 bits")
+    if not issued <= time < expires:
+        raise MalformedError(f"{what} tells a time at which it was not valid")
+    return nonce, time
 
 
 def whole(payload: dict[str, Any], name: str) -> int:

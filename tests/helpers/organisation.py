@@ -6,6 +6,8 @@ from pathlib import Path
 
 from appliance.bundle import build as builder
 from appliance.bundle.accept import Importer
+from appliance.bundle.answers import AnswerTaker
+from appliance.bundle.receipts import ReceiptBook
 from appliance.bundle.intake import Housekeeping
 from appliance.cache.store import ModelStore
 from appliance.core.gguf import read_header
@@ -82,6 +84,8 @@ class Node:
     trust: TrustStore
     store: ModelStore
     importer: Importer
+    receipts: ReceiptBook
+    answers: AnswerTaker
 
     @classmethod
     def create(cls, state: Path, root: bytes, clock: Clock | None = None) -> "Node":
@@ -91,12 +95,15 @@ class Node:
     @classmethod
     def open(cls, state: Path, clock: Clock | None = None) -> "Node":
         """Open a state folder that was made before."""
+        me, clock = identity.load(state), clock or SystemClock()
         trust, store = TrustStore(state / "tuf"), ModelStore(state)
         store.init()
         ledger = Ledger(state / "node.db")
         quick = Housekeeping(look=read_header)  # what confines it has tests of its own
-        importer = Importer(state, trust, store, ledger, clock or SystemClock(), quick)
-        return cls(state, ledger, trust, store, importer)
+        importer = Importer(state, trust, store, ledger, clock, quick)
+        book = ReceiptBook(me.node, me.key, ledger, trust, clock, store.blobs.all)
+        answers = AnswerTaker(me.node, me.key.public, ledger, trust, clock)
+        return cls(state, ledger, trust, store, importer, book, answers)
 
     def close(self) -> None:
         self.ledger.close()
