@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("node", "Make, run and stop the controller of this node."),
     "gateway": ("gateway", "Run the OpenAI-compatible gateway; make and revoke its keys."),
     "bundle": ("bundle", "Lock, build and import signed bundles."),
+    "receipts": ("receipts", "List this node's signed receipts; carry them home on a stick."),
+    "time": ("receipts", "Say what time it is here, whether that is proven, and what to do."),
     "keys": ("keys", "Make the organisation's signing keys; name the hub that may direct."),
     "hub": ("hub", "Make and run a fleet hub; ask its nodes for deployments."),
     "demo": ("demo", "Show all of it on this machine: hub, broker, node, model, a cut link."),

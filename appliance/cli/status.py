@@ -7,6 +7,7 @@ import typer
 
 from appliance.cli.common import DEFAULT_STATE, AsJson, StateDir, controller, show, table
 from appliance.cli.deployments import describe
+from appliance.cli.receipts import brief
 from appliance.core.quantity import format_bytes
 
 
@@ -53,6 +54,7 @@ def _status(found: dict[str, Any]) -> str:
         f"  {name}: {s['written']} written, {s['acknowledged']} acknowledged by the hub"
         for name, s in found["streams"].items()
     ]
+    lines.append(f"time: {brief(found['time'])}")
     if not found["reserve"]:
         lines.append("disk: FULL, the reserve is in use; nothing new is begun, serving goes on")
     return "\n".join([*lines, "", _machine(found["machine"])])

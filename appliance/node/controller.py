@@ -47,6 +47,8 @@ class Controller:
         """``routes`` is the snapshot that the gateway reads; ``slots`` are those of each engine."""
         self.world = World(DesiredState())
         self.version = 0
+        self.on_activation: Callable[[str, str, str], object] = lambda *_: None
+        """Called with deployment, model and manifest when another manifest is seen to serve."""
         self._ledger = ledger
         self._driver = driver
         self._machine = machine
@@ -55,6 +57,7 @@ class Controller:
         self._slots = slots
         self._published: RouteSnapshot | None = None
         self._told: dict[str, tuple[object, ...]] = {}
+        self._active: dict[str, str] = {}
 
     async def reconcile(self) -> Again | None:
         """Look at the world once, and do what is to be done now.
@@ -104,6 +107,7 @@ class Controller:
         statuses = tuple(_with_failure(s, failures.get(s.name)) for s in seen)
         self.world = World(state, statuses)
         self._note_changes(statuses)
+        self._note_activations(statuses)
         self._publish_routes(statuses)
 
     def _publish_routes(self, statuses: tuple[DeploymentStatus, ...]) -> None:
@@ -129,6 +133,20 @@ class Controller:
                 body = {"name": name, "gone": True} if found is None else _event(found)
                 self._ledger.note(Fact(Stream.EVENTS, "deployment", at, body))
         self._told = now
+
+    def _note_activations(self, statuses: tuple[DeploymentStatus, ...]) -> None:
+        for found in statuses:
+            variant = found.variant
+            if variant is None or not found.ready or not found.is_ready:
+                continue
+            if self._active.get(found.name) == variant.manifest:
+                continue
+            try:
+                self.on_activation(found.name, variant.reference, variant.manifest)
+            except ApplianceError as error:  # a full disk: it serves, and the next pass tries again
+                log.warning("no receipt yet that %s serves: %s", found.name, error)
+            else:
+                self._active[found.name] = variant.manifest
 
 
 def _deployment(action: Action, running: Mapping[str, ObservedReplica]) -> str:

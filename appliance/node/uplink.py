@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
 _LOOK_S = 2.0
+TakeTime = Callable[[bytes], object]
 
 
 class Uplink:
@@ -29,6 +31,8 @@ class Uplink:
         controller: Controller, wake: Wake,
     ) -> None:  # fmt: skip
         """``wake`` is set when the fleet's word has changed."""
+        self.on_time: TakeTime = lambda _: None
+        """Takes a signed time, or raises what stops it; called on a thread of its own."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -54,6 +58,7 @@ class Uplink:
             ack=inbox.ack,
             report=lambda: self._reporter.signed(me, self._identity.key),
             report_version=lambda: self._controller.version,
+            time=self._time,
         )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
         self._inbox, self._link = inbox, link
@@ -73,6 +78,9 @@ class Uplink:
         self._imported.set()
         if self._inbox is not None:
             await self._inbox.look_again()
+
+    async def _time(self, data: bytes) -> None:
+        await asyncio.to_thread(self.on_time, data)
 
     def status(self) -> dict[str, Any]:
         """Return how the link is, for people."""

@@ -48,6 +48,7 @@ class Endpoints:
     ack: Receive
     report: Callable[[], Awaitable[bytes]]
     report_version: Callable[[], int]
+    time: Receive
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class Link:
         topics = NodeTopics(NodeId(me.node))
         session = Session(
             client_id=me.node,
-            subscriptions=(topics.desired, topics.ack),
+            subscriptions=(topics.desired, topics.ack, topics.time),
             will=Message(topics.state, self._presence(online=False)),
         )
         async with mqtt.connect(self._broker, session) as connection:
@@ -133,7 +134,11 @@ class Link:
         self._note(connected=False, why=f"the connection was lost: {connection.why or 'by us'}")
 
     async def _receive(self, connection: Connection, topics: NodeTopics) -> None:
-        slots = {topics.desired: self._endpoints.desired, topics.ack: self._endpoints.ack}
+        slots = {
+            topics.desired: self._endpoints.desired,
+            topics.ack: self._endpoints.ack,
+            topics.time: self._endpoints.time,
+        }
         while True:
             message = await connection.messages.get()
             handle = slots.get(message.topic)

@@ -26,6 +26,11 @@ class NodeTopics:
         return f"{ROOT}/{self.node}/dn/ack"
 
     @property
+    def time(self) -> str:
+        """QoS 1: a signed time for this node's nonce, by the hub's sync key."""
+        return f"{ROOT}/{self.node}/dn/time"
+
+    @property
     def state(self) -> str:
         """Retained, QoS 1, unsigned: online or not; also the will. Never evidence of Ready."""
         return f"{ROOT}/{self.node}/up/state"

@@ -101,6 +101,8 @@ def _services(core: NodeCore) -> LocalServices:
     return LocalServices(
         ledger=core.ledger,
         importer=core.importer,
+        receipts=core.receipts,
+        answers=core.answers,
         reserve=core.reserve,
         clock=SystemClock(),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},

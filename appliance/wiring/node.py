@@ -8,7 +8,9 @@ from typing import Any
 
 from appliance import __version__
 from appliance.bundle.accept import Importer
+from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.judge import rederive
+from appliance.bundle.receipts import ReceiptBook
 from appliance.cache import catalog
 from appliance.cache.store import ModelStore
 from appliance.core.model import Replica
@@ -24,6 +26,7 @@ from appliance.node import identity as node_identity
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.controller import Controller
+from appliance.node.freshness import freshness
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
@@ -47,6 +50,8 @@ class NodeCore:
     ledger: Ledger
     trust: TrustStore
     store: ModelStore
+    receipts: ReceiptBook
+    answers: AnswerTaker
     importer: Importer
     reserve: Reserve
 
@@ -70,9 +75,14 @@ def open_node(state: Path) -> Iterator[NodeCore]:
         try:
             rederive(trust, ledger)
             store.publish_index(ledger.read(catalog.variants))
+            key, held = identity.key, store.blobs.all
+            receipts = ReceiptBook(identity.node, key, ledger, trust, clock, held)
+            answers = AnswerTaker(identity.node, key.public, ledger, trust, clock)
             importer = Importer(state, trust, store, ledger, clock)
             reserve = Reserve(state / "reserve")
-            yield NodeCore(state, identity, ledger, trust, store, importer, reserve)
+            yield NodeCore(
+                state, identity, ledger, trust, store, receipts, answers, importer, reserve
+            )
         finally:
             ledger.close()
 
@@ -127,9 +137,11 @@ async def _run_loops(
     controller = Controller(
         core.ledger, driver, watch, clock, routes=state / places.ROUTES, slots=settings.engine.slots
     )
+    controller.on_activation = core.receipts.activate
     passes = Passes(controller.reconcile, wake)
     reporter = Reporter(core.ledger, controller, watch, clock)
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, controller, wake)
+    uplink.on_time = core.answers.take_time
     make_folder(state / places.SPOOL)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve)
     heartbeat_s = settings.node.heartbeat_s
@@ -144,6 +156,7 @@ async def _run_loops(
             "version": __version__,
             "epoch": core.ledger.epoch,
             "reserve": core.reserve.is_held,
+            "time": core.ledger.read(lambda db: freshness(db, clock)),
             "link": uplink.status(),
             "engines": [asdict(e) for s in controller.world.statuses for e in s.engines],
             **reporter.body(),
@@ -152,6 +165,8 @@ async def _run_loops(
     services = LocalServices(
         ledger=core.ledger,
         importer=core.importer,
+        receipts=core.receipts,
+        answers=core.answers,
         reserve=core.reserve,
         clock=clock,
         status=status,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.bundle.accept import Importer
+from appliance.bundle.answers import AnswerTaker
+from appliance.bundle.receipts import ReceiptBook
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
@@ -17,6 +19,8 @@ class LocalServices:
 
     ledger: Ledger
     importer: Importer
+    receipts: ReceiptBook
+    answers: AnswerTaker
     reserve: Reserve
     clock: Clock
     status: Callable[[], dict[str, Any]]

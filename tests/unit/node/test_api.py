@@ -58,6 +58,8 @@ class Box:
         services = LocalServices(
             ledger=self.node.ledger,
             importer=self.node.importer,
+            receipts=self.node.receipts,
+            answers=self.node.answers,
             reserve=self.reserve,
             clock=StillClock(),
             status=lambda: {"node": "box-1", "deployments": [{"name": "notes"}]},

@@ -36,10 +36,13 @@ class Node:
         self.me = Addressee("acme", "box-1", KEY.public, self.ledger.epoch)
         self.clock = HandClock()
         self.heard: list[bytes] = []
+        self.times: list[bytes] = []
         self.version = 0
         self.reports = 0
         self.fails: Exception | None = None
-        endpoints = Endpoints(self.desired, self.ack, self.report, lambda: self.version)
+        endpoints = Endpoints(
+            self.desired, self.ack, self.report, lambda: self.version, self.take_time
+        )
         self.link = Link(self.ledger, endpoints, self.clock, SETTINGS, heartbeat_s=30.0)
 
     async def desired(self, data: bytes) -> None:
@@ -52,6 +55,9 @@ class Node:
         upto, batch_hash = data.decode().split()
         effect = lambda db: streams.acknowledge(db, Stream.USAGE, int(upto), batch_hash)  # noqa: E731
         await asyncio.wrap_future(self.ledger.record(effect))
+
+    async def take_time(self, data: bytes) -> None:
+        self.times.append(data)
 
     async def report(self) -> bytes:
         self.reports += 1
@@ -112,7 +118,9 @@ def test_it_says_that_it_is_there_and_leaves_a_will(node: Node) -> None:
             assert json.loads(node.broker.retained[STATE])["online"] is False
         (session,) = node.broker.sessions
         assert session.client_id == "box-1"
-        assert session.subscriptions == ("ea1/box-1/dn/desired", "ea1/box-1/dn/ack")
+        assert session.subscriptions == tuple(
+            f"ea1/box-1/dn/{n}" for n in ("desired", "ack", "time")
+        )
 
     asyncio.run(story())
 
