@@ -1,6 +1,7 @@
 """hub: make it, run it, admit nodes, ask them for deployments."""
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,10 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group.command("nodes", help="List the nodes and how they are.")(nodes)
     group.command("apply", help="Ask a node for the deployments in a YAML file.")(apply)
     group.command("delete", help="Ask a node no more for a deployment.")(delete)
+    receipts = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    receipts.command("import", help="Take receipts in from a stick, and answer them.")(receive)
+    receipts.command("list", help="List what nodes have signed of themselves.")(list_receipts)
+    group.add_typer(receipts, name="receipts", help="What nodes signed of themselves.")
     app.add_typer(group, name=name, help=help_text)
 
 
@@ -142,6 +147,45 @@ def delete(
     show(answer, f"{node}: generation {answer['generation']}", as_json=as_json)
 
 
+def receive(
+    medium: Annotated[Path, typer.Argument(help="The stick's folder, such as /media/stick.")],
+    url: Url = None,
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    from appliance.hub.carrier import import_folder  # noqa: PLC0415 - other commands do without
+
+    hub = _hub(state_dir, url)
+    found = import_folder(
+        medium, lambda node, e: hub.call("POST", f"{_path(node)}/receipts", {"receipts": e})
+    )
+    text = "\n".join(_delivered(delivery) for delivery in map(asdict, found))
+    show({"nodes": [asdict(d) for d in found]}, text, as_json=as_json)
+    if refused := [r for d in found for r in d.refused]:
+        raise typer.Exit(refused[0]["exit"])
+
+
+def list_receipts(
+    node: Annotated[
+        str | None,
+        typer.Option("--node", help="One node's receipts, one by one."),
+    ] = None,
+    url: Url = None,
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    path = "/api/v1/receipts" if node is None else f"{_path(checked(ids.node_id)(node))}/receipts"
+    found = _hub(state_dir, url).call("GET", path)
+    rows = [[c["node"], c["epoch"], str(c["upto"]), c["head"][:8], _judged(c)]
+            for c in found["chains"]]  # fmt: skip
+    lines = [table(["NODE", "LEDGER", "UP TO", "HEAD", "CHAIN"], rows) if rows else "no receipts"]
+    if node is not None:
+        each = [[str(r["seq"]), r["kind"], r["issued"], r["hash"][:8], r["at"]]
+                for r in found["receipts"]]  # fmt: skip
+        lines += ["", table(["NUMBER", "KIND", "ISSUED", "HASH", "CAME"], each)]
+    show(found, "\n".join(lines), as_json=as_json)
+
+
 def _hub(state: Path, url: str | None) -> HttpClient:
     token = identity.load(state).token
     if url is None:
@@ -157,3 +201,24 @@ def _path(node: str) -> str:
 
 def _drift(node: dict[str, Any]) -> str:
     return "; ".join(f"{name}: {why}" for name, why in node["drift"].items()) or "none"
+
+
+def _judged(chain: dict[str, Any]) -> str:
+    found = [
+        f"{a} to {b} have not come" if a != b else f"{a} has not come" for a, b in chain["gaps"]
+    ]
+    if chain["forks"]:
+        numbers = ", ".join(map(str, chain["forks"]))
+        found.append(f"TWO HISTORIES at {numbers}: cloned or put back")
+    return "; ".join(found) or "whole"
+
+
+def _delivered(found: dict[str, Any]) -> str:
+    lines = [f"{found['node']}: {found['new']} new receipts, {found['known']} known"]
+    lines += [f"  ledger {c['epoch']}, up to {c['upto']}, {c['head'][:8]}: {_judged(c)}"
+              for c in found["chains"]]  # fmt: skip
+    lines += [f"  REFUSED ({r['code']}): {r['what']}" for r in found["refused"]]
+    if found["answered"]:
+        lines.append("  it asked for the time: the answer lies on the stick")
+        lines.append("  next: at the node, appliance time take FOLDER")
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
-from appliance.hub import store
+from appliance.hub import receipts, store
 from appliance.hub.service import HubService
-from appliance.hub.view import NodeView, view
+from appliance.hub.view import NodeView, suspected, view
 from appliance.kit.answers import application, body_of, refusal
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.commit import GroupCommit
@@ -55,6 +56,9 @@ class HubApi:
             ("PUT", node, self._admit, True),
             ("GET", f"{node}/records", self._records, False),
             ("GET", f"{node}/batches", self._batches, False),
+            ("GET", "/api/v1/receipts", self._all_receipts, False),
+            ("GET", f"{node}/receipts", self._receipts, False),
+            ("POST", f"{node}/receipts", self._take_receipts, True),
             ("POST", f"{node}/documents", self._apply, True),
             ("DELETE", f"{node}/documents/{{kind}}/{{name}}", self._delete, True),
         ]
@@ -94,8 +98,12 @@ class HubApi:
         now = self.clock.utc()
 
         def query(db: Any) -> list[NodeView]:
+            suspects = receipts.suspects(db)
             return [
-                view(row, store.generation(db, row.node), now, self.heartbeat_s)
+                suspected(
+                    view(row, store.generation(db, row.node), now, self.heartbeat_s),
+                    suspects.get(row.node),
+                )
                 for row in store.nodes(db)
             ]
 
@@ -166,6 +174,20 @@ class HubApi:
     async def _batches(self, request: Request) -> Response:
         name = _name(request)
         return JSONResponse({"batches": self.db.read(lambda db: store.batches(db, name))})
+
+    async def _all_receipts(self, _: Request) -> Response:
+        return JSONResponse({"chains": self.db.read(receipts.listed)})
+
+    async def _receipts(self, request: Request) -> Response:
+        row = self.db.read(partial(store.node, name=_name(request)))
+        found = self.db.read(lambda db: receipts.rows(db, row.node))
+        chains = self.db.read(lambda db: receipts.listed(db, row.node))
+        return JSONResponse({"chains": chains, "receipts": [asdict(r) for r in found]})
+
+    async def _take_receipts(self, request: Request) -> Response:
+        row = self.db.read(partial(store.node, name=_name(request)))
+        envelopes = receipts.body_of((await _object(request)).get("receipts"))
+        return JSONResponse(await self.service.take_receipts(row, envelopes))
 
     async def _write(self, effect: Callable[[Any], Any]) -> Any:
         return await asyncio.wrap_future(self.db.submit(effect))

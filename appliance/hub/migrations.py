@@ -85,3 +85,29 @@ def m003_desired(db: Database) -> None:
 def m004_epochs(db: Database) -> None:
     """The ledgers that a node ever reported from."""
     db.table("epochs").create({"node": str, "epoch": str}, pk=("node", "epoch"), strict=True)
+
+
+@migrations()
+def m005_receipts(db: Database) -> None:
+    """Receipts as nodes signed them; two contents of one number stand side by side."""
+    db.table("receipts").create(
+        {
+            "id": int,
+            "node": str,
+            "epoch": str,
+            "seq": int,
+            "hash": str,
+            "previous": str,
+            "kind": str,
+            "issued": str,
+            "audit_seq": int,
+            "audit_hash": str,
+            "at": str,
+            "envelope": bytes,
+        },
+        pk="id",
+        not_null={"node", "epoch", "seq", "hash", "previous", "kind", "issued", "audit_seq",
+                  "audit_hash", "at", "envelope"},
+        strict=True,
+    )  # fmt: skip
+    db.table("receipts").create_index(["node", "epoch", "seq", "hash"], unique=True)

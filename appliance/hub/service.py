@@ -6,19 +6,21 @@ Everything is retained or sent again, so a hub or a broker that was killed loses
 import asyncio
 import datetime
 import logging
+import sqlite3
 from collections.abc import Awaitable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError
-from appliance.hub import store
+from appliance.hub import receipts, store
 from appliance.hub.identity import HubIdentity
 from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.commit import Effect, GroupCommit
+from appliance.ledger.streams import Stream
 from appliance.sync import mqtt
 from appliance.sync.batch import open_batch
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
@@ -69,6 +71,17 @@ class HubService:
         if envelope is not None and self._connection is not None:
             self._connection.publish(NodeTopics(NodeId(name)).desired, envelope, retain=True)
 
+    async def take_receipts(self, row: NodeRow, envelopes: list[bytes]) -> dict[str, Any]:
+        """Take in what came by another road; return what became of each, and a signed time."""
+        org, at = self._identity.org, rfc3339(self._clock.utc())
+        results = await self._write(lambda db: receipts.take_all(db, row, org, envelopes, at))
+        answer = self._signed_time(row)
+        return {
+            "results": results,
+            "chains": self._db.read(lambda db: receipts.listed(db, row.node)),
+            "time": None if answer is None else wire.loads(answer, what="the signed time"),
+        }
+
     async def _connected(self) -> None:
         session = Session(client_id=f"hub-{self._identity.org}", subscriptions=(EVERY_NODE,))
         async with mqtt.connect(self._broker, session) as connection:
@@ -79,6 +92,7 @@ class HubService:
             try:
                 for row in self._db.read(store.nodes):
                     self._acknowledge(connection, row)
+                    self._tell_time(connection, row)
                     await self.say(row.node)
                 await asyncio.wait({receiving, closed}, return_when=asyncio.FIRST_COMPLETED)
                 if receiving.done():
@@ -151,8 +165,24 @@ class HubService:
     async def _batch(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
         sender = Addressee(self._identity.org, row.node, row.key, "")
         found = open_batch(payload, {row.key}, sender, str(upward.stream))
-        at = rfc3339(self._clock.utc())
-        await self._write(lambda db: store.ingest(db, row.node, found, at))
+        at, org = rfc3339(self._clock.utc()), self._identity.org
+
+        def effect(db: sqlite3.Connection) -> None:
+            if store.ingest(db, row.node, found, at) and found.stream == Stream.RECEIPTS:
+                receipts.take_batch(db, row, org, found, at)
+
+        await self._write(effect)
+        if found.stream == Stream.RECEIPTS and self._connection is not None:
+            self._tell_time(self._connection, row)
+
+    def _signed_time(self, row: NodeRow) -> bytes | None:
+        now = self._clock.utc()
+        return self._db.read(lambda db: receipts.signed_time(db, row, self._identity, now))
+
+    def _tell_time(self, connection: Connection, row: NodeRow) -> None:
+        envelope = self._signed_time(row)
+        if envelope is not None:
+            connection.publish(NodeTopics(NodeId(row.node)).time, envelope)
 
     def _acknowledge(self, connection: Connection, row: NodeRow) -> None:
         """Say how far each stream was committed; only what is committed is ever named."""

@@ -5,7 +5,7 @@ stale, whatever it said last. A node that signs nonsense harms the view of nobod
 """
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,7 @@ class State(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"
     STALE = "stale"
+    SUSPECT = "suspect"
     NEVER_HEARD = "never heard"
 
 
@@ -64,6 +65,13 @@ def view(
         gpus=_gpus(reported),
         connected=None if row.link is None else bool(row.link.get("online")),
     )
+
+
+def suspected(found: NodeView, why: str | None) -> NodeView:
+    """Return the view of a node of which two histories are known: a clone, or put back."""
+    if why is None:
+        return found
+    return replace(found, state=State.SUSPECT, why=f"cloned or put back: {why}; {found.why}")
 
 
 def _state(
