@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundle import courier
+from appliance.bundle.medium import FolderMedium, Medium
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, NotFoundError, RefusedError, ReplayError
 from appliance.kit.clock import Clock, rfc3339
@@ -19,6 +20,7 @@ from appliance.ledger import meta, receipts, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.trust import envelope, floor
+from appliance.trust.dsse import MAX_ENVELOPE_BYTES
 from appliance.trust.envelope import Addressee, Slot
 from appliance.trust.store import TrustStore
 
@@ -38,6 +40,7 @@ class AnswerTaker:
         self, node: NodeId, node_key: str, ledger: Ledger, trust: TrustStore, clock: Clock
     ) -> None:
         self._node = node
+        self._path = f"dn/{node}/{courier.TIME}"
         self._node_key = node_key
         self._ledger = ledger
         self._trust = trust
@@ -67,24 +70,26 @@ class AnswerTaker:
             NotFoundError: it carries none, or there is no such medium.
             RefusedError: as ``take_time``.
         """
-        data = courier.answer(medium, self._node)
-        if data is None:
+        courier.check_medium(medium)
+        found = FolderMedium(medium)
+        if found.size(self._path) is None:
             raise NotFoundError(
                 f"{medium} carries no time for {self._node}",
                 hint=f"appliance receipts export {medium}, then at the hub: "
                 f"appliance hub receipts import {medium}",
             )
-        return self.take_time(data)
+        return self.take_time(found.read(self._path, MAX_ENVELOPE_BYTES))
 
-    def take_along(self, medium: Path) -> TimeTaken | ApplianceError | None:
+    def take_along(self, medium: Medium) -> TimeTaken | ApplianceError | None:
         """Take what a bundle's medium carries beside the bundle; None when that is nothing.
 
         What is refused here, such as an answer that was taken before, is no reason to refuse the
         bundle; so it is returned, not raised.
         """
         try:
-            data = courier.answer(medium, self._node)
-            return None if data is None else self.take_time(data)
+            if medium.size(self._path) is None:
+                return None
+            return self.take_time(medium.read(self._path, MAX_ENVELOPE_BYTES))
         except ApplianceError as error:
             return error
 

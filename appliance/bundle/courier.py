@@ -14,7 +14,6 @@ from pathlib import Path
 from appliance.core.ids import NodeId, node_id
 from appliance.errors import CorruptError, NotFoundError, StateUnusableError
 from appliance.kit.files import make_folder, require_space, translated, write_durably
-from appliance.trust.dsse import MAX_ENVELOPE_BYTES
 from appliance.trust.receipt import MAX_RECEIPT_BYTES
 
 TIME = "time.json"
@@ -93,17 +92,6 @@ def receipts(medium: Path) -> Iterator[Carried]:
             data = _read(folder / file, MAX_RECEIPT_BYTES + 1)
             if data is not None:
                 yield Carried(node, folder / file, data)
-
-
-def answer(medium: Path, node: str) -> bytes | None:
-    """Return the signed time that a medium carries for a node, if it does.
-
-    Raises:
-        NotFoundError: there is no such medium.
-        CorruptError: it cannot be read, or is no regular file.
-    """
-    check_medium(medium)
-    return _read(answers_folder(medium, node) / TIME, MAX_ENVELOPE_BYTES + 1)
 
 
 def _by_number(name: str) -> tuple[str, int]:

@@ -27,8 +27,9 @@ DAY = datetime.timedelta(days=1)
 class Hub:
     """A hub's parts, opened on a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.identity = HubIdentity("acme", 1, new_key(), new_key(), "the token")
+    def __init__(self, folder: Path, identity: HubIdentity | None = None) -> None:
+        usual = HubIdentity("acme", 1, new_key(), new_key(), "the token")
+        self.identity = identity or usual
         self.db = GroupCommit(folder / "hub.db", migrations)
         self.clock = StillClock()
         self.service = HubService(self.identity, self.db, BrokerAddress("broker", 1), self.clock)

@@ -7,7 +7,6 @@ import pytest
 
 from appliance.runtime import logfile
 from tests.helpers.disk import SMALL_BYTES, fill
-from tests.unit.kit.conftest import small_disk  # noqa: F401 - a fixture
 
 
 def test_a_log_beyond_its_cap_moves_aside_while_its_writer_goes_on(tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ def test_a_log_beyond_its_cap_moves_aside_while_its_writer_goes_on(tmp_path: Pat
 
 
 def test_on_a_full_disk_a_log_is_emptied_and_its_last_part_kept(
-    small_disk: Path,  # noqa: F811 - the fixture
+    small_disk: Path,
 ) -> None:
     log = small_disk / "engine.log"
     log.write_bytes(b"old" * 1000 + b"x" * (SMALL_BYTES // 2) + b"last words")

@@ -1,0 +1,118 @@
+"""A stick is written whole or not at all, and read as something that anybody may have prepared."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.bundle import courier
+from appliance.errors import CorruptError, NoSpaceError, NotFoundError, StateUnusableError
+
+
+@pytest.fixture
+def stick(tmp_path: Path) -> Path:
+    made = tmp_path / "stick"
+    made.mkdir()
+    return made
+
+
+def folder(stick: Path) -> Path:
+    return courier.receipts_folder(stick, "box-1")
+
+
+def test_what_is_there_and_equal_is_left_alone(stick: Path) -> None:
+    assert courier.write(stick, folder(stick), {"e-1.json": b"1", "e-2.json": b"2"}) == 2
+    before = (folder(stick) / "e-1.json").stat()
+    (folder(stick) / "e-2.json").write_bytes(b"damaged")
+    assert courier.write(stick, folder(stick), {"e-1.json": b"1", "e-2.json": b"2"}) == 1
+    assert (folder(stick) / "e-1.json").stat() == before
+    assert [c.data for c in courier.receipts(stick)] == [b"1", b"2"]
+
+
+def test_receipts_come_by_node_and_number(stick: Path) -> None:
+    for node in ("box-2", "box-1"):
+        data = {f"e-{n}.json": str(n).encode() for n in (10, 9, 1)}
+        courier.write(stick, courier.receipts_folder(stick, node), data)
+    (stick / "up" / "Not A Node" / "receipts").mkdir(parents=True)
+    (stick / "up" / "Not A Node" / "receipts" / "e-1.json").write_bytes(b"x")
+    (folder(stick) / "readme.txt").write_text("not a receipt")
+    found = [(c.node, c.data) for c in courier.receipts(stick)]
+    assert found == [(node, n) for node in ("box-1", "box-2") for n in (b"1", b"9", b"10")]
+
+
+def test_a_stick_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    nowhere = tmp_path / "stick"
+    with pytest.raises(NotFoundError):
+        courier.write(nowhere, folder(nowhere), {"e-1.json": b"1"})
+    with pytest.raises(NotFoundError):
+        list(courier.receipts(nowhere))
+    assert not nowhere.exists()
+
+
+def test_links_on_a_stick_lead_nowhere(stick: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "box-1" / "receipts").mkdir(parents=True)
+    (elsewhere / "box-1" / "receipts" / "e-1.json").write_bytes(b"secret")
+    (stick / "up").symlink_to(elsewhere)
+    with pytest.raises(StateUnusableError, match="not a folder"):
+        courier.write(stick, folder(stick), {"e-2.json": b"2"})
+    assert list(courier.receipts(stick)) == []
+    assert [p.name for p in elsewhere.rglob("*.json")] == ["e-1.json"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_regular_file_is_not_read(stick: Path, kind: str) -> None:
+    folder(stick).mkdir(parents=True)
+    path = folder(stick) / "e-1.json"
+    if kind == "link":
+        path.symlink_to("/etc/hostname")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(CorruptError):
+        list(courier.receipts(stick))
+
+
+def test_a_full_stick_is_said_before_anything_is_written(small_disk: Path) -> None:
+    data = {f"e-{n}.json": b"x" * 40_000 for n in range(100)}
+    with pytest.raises(NoSpaceError):
+        courier.write(small_disk, folder(small_disk), data)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_read_only_stick_is_said_and_one_that_holds_all_is_fine(
+    small_disk: Path, make_read_only: Callable[[], None]
+) -> None:
+    courier.write(small_disk, folder(small_disk), {"e-1.json": b"1"})
+    make_read_only()
+    assert courier.write(small_disk, folder(small_disk), {"e-1.json": b"1"}) == 0
+    with pytest.raises(StateUnusableError, match="Read-only") as caught:
+        courier.write(small_disk, folder(small_disk), {"e-2.json": b"2"})
+    assert "write access" in str(caught.value.hint)
+    assert [c.data for c in courier.receipts(small_disk)] == [b"1"]
+
+
+def test_a_stick_that_breaks_on_the_way_leaves_whole_files_only(
+    stick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, synced = os.fsync, 0
+
+    def failing(descriptor: int) -> None:
+        nonlocal synced
+        synced += 1
+        if synced > 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    data = {f"e-{n}.json": str(n).encode() for n in range(1, 9)}
+    with pytest.raises(StateUnusableError):
+        courier.write(stick, folder(stick), data)
+    monkeypatch.undo()
+    left = {p.name: p.read_bytes() for p in folder(stick).iterdir()}
+    assert left.items() <= data.items()
+    assert len(left) < len(data)
+    assert courier.write(stick, folder(stick), data) == len(data) - len(left)
