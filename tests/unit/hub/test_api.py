@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from appliance.core import wire
 from appliance.hub import store
 from appliance.hub.api import HubApi
+from appliance.ledger import receipts
 from appliance.sync import mqtt
 from appliance.sync.batch import open_batch
+from appliance.trust.envelope import Slot
+from appliance.trust.receipt import imported, payload_of, sign
 from tests.fakes.broker import FakeBroker
 from tests.helpers.hubs import Hub, TalkingNode
 from tests.helpers.models import wire_deployment, wire_site
+from tests.helpers.sticks import Site
 from tests.helpers.web import Answer, ask, serving
 
 NODE = "/api/v1/nodes/box-1"
@@ -80,8 +85,11 @@ WRITES = [
     ("PUT", NODE),
     ("POST", f"{NODE}/documents"),
     ("DELETE", f"{NODE}/documents/ModelDeployment/a"),
+    ("POST", f"{NODE}/receipts"),
 ]
 READS = [
+    ("GET", "/api/v1/receipts"),
+    ("GET", f"{NODE}/receipts"),
     ("GET", "/"),
     ("GET", "/api/v1/nodes"),
     ("GET", NODE),
@@ -123,6 +131,10 @@ ERRORS: list[tuple[str, str, Any, int, str]] = [
     ("PUT", NODE, b"not JSON", 400, "malformed"),
     ("PUT", NODE, b"[]", 400, "malformed"),
     ("POST", f"{NODE}/documents", {}, 400, "usage"),
+    ("POST", f"{NODE}/receipts", {}, 400, "malformed"),
+    ("POST", f"{NODE}/receipts", {"receipts": ["x"]}, 400, "malformed"),
+    ("POST", "/api/v1/nodes/box-9/receipts", {"receipts": []}, 404, "not-found"),
+    ("GET", "/api/v1/nodes/box-9/receipts", b"", 404, "not-found"),
     ("POST", f"{NODE}/documents", {"documents": []}, 400, "usage"),
     ("POST", f"{NODE}/documents", {"documents": ["x"]}, 400, "bad-document"),
     ("POST", f"{NODE}/documents", {"documents": [wire_deployment("Bad")]}, 400, "bad-document"),
@@ -275,5 +287,35 @@ def test_what_is_beside_the_pages_cannot_be_read(hub: Hub) -> None:
     async def story(ask: Ask) -> None:
         for path in ("/static/../templates/nodes.html", "/static/%2e%2e/templates/nodes.html"):
             assert (await ask("GET", path)).status == 404
+
+    run(hub, story)
+
+
+def test_receipts_come_in_are_listed_and_a_second_history_is_shown(
+    hub: Hub, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "node", hub.identity.sync)
+    site.make(imported("small", "1.0.0"))
+    site.ask()
+    site.make(imported("small", "1.1.0"))
+    found = [wire.loads(r.envelope, what="it") for r in site.ledger.read(receipts.rows)]
+    site.close()
+    payload = payload_of(wire.dumps(found[1]))
+    twin = wire.loads(sign({**payload, "store": []}, site.key)[0], what="it")
+
+    async def story(ask: Ask) -> None:
+        await ask("PUT", NODE, {"key": site.key.public})
+        answer = (await ask("POST", f"{NODE}/receipts", {"receipts": found})).json()
+        assert [r["result"] for r in answer["results"]] == ["new", "new"]
+        assert answer["time"]["payloadType"] == Slot.TIME
+        listed = (await ask("GET", "/api/v1/receipts")).json()["chains"]
+        assert [(c["node"], c["upto"], c["forks"]) for c in listed] == [("box-1", 2, [])]
+        each = (await ask("GET", f"{NODE}/receipts")).json()["receipts"]
+        assert [(r["seq"], r["kind"]) for r in each] == [(1, "import"), (2, "import")]
+        answer = (await ask("POST", f"{NODE}/receipts", {"receipts": [twin]})).json()
+        assert answer["results"][0]["result"] == "equivocation"
+        (shown,) = (await ask("GET", "/api/v1/nodes")).json()["nodes"]
+        assert shown["state"] == "suspect"
+        assert b"two histories since receipt 2" in (await ask("GET", "/")).body
 
     run(hub, story)

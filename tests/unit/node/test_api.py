@@ -160,6 +160,11 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]]
     ),
     ("POST", "/v1/import", {"path": "stick"}, UsageError, "absolute path"),
     ("POST", "/v1/import", {}, UsageError, "absolute path"),
+    ("POST", "/v1/receipts/export", {"path": "stick"}, UsageError, "absolute path"),
+    ("POST", "/v1/receipts/export", {"path": "/no/stick"}, NotFoundError, "no folder /no/stick"),
+    ("POST", "/v1/time", {}, UsageError, "absolute path"),
+    ("GET", "/v1/receipts/x", None, UsageError, "not the number of a receipt"),
+    ("GET", "/v1/receipts/7", None, NotFoundError, "no receipt 7"),
     ("POST", "/v1/gateway/keys", {"id": "a"}, UsageError, "a name and a tenant"),
     ("GET", "/v1/deployments/notes/logs?lines=0", None, UsageError, "1 to 10000"),
     ("GET", "/v1/deployments/notes/logs?lines=x", None, UsageError, "1 to 10000"),
@@ -263,3 +268,20 @@ def test_nobody_at_the_socket_is_said_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(PeerUnreachableError) as caught:
         client.call("GET", "/v1/status")
     assert caught.value.hint == "start it"
+
+
+def test_receipts_go_onto_a_stick_and_the_time_comes_back(box: Box, tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+
+    def story(client: HttpClient) -> None:
+        found = client.call("POST", "/v1/receipts/export", {"path": str(stick)})
+        assert (found["node"], found["written"], found["upto"]) == ("box-1", 1, 1)
+        (row,) = client.call("GET", "/v1/receipts")["receipts"]
+        assert row["hash"] == found["head"]
+        assert client.call("GET", "/v1/receipts/1")["payload"]["kind"] == "export"
+        assert client.call("GET", "/v1/time")["asked"] is True
+        with pytest.raises(NotFoundError, match="no time for box-1"):
+            client.call("POST", "/v1/time", {"path": str(stick)})
+
+    box.run(story)

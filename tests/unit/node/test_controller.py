@@ -9,7 +9,7 @@ import pytest
 
 from appliance.core.routes import Endpoint
 from appliance.core.state import Phase, Truth
-from appliance.errors import EngineError
+from appliance.errors import EngineError, NoSpaceError
 from appliance.kit.loop import Again
 from appliance.ledger.streams import Stream
 from appliance.node import desired, keys
@@ -200,3 +200,37 @@ def test_nothing_wanted_is_nothing_to_tell(node: ControlledNode) -> None:
     assert events(node) == []
     assert node.controller.version == 0
     assert node.routes().routes == ()
+
+
+def test_what_comes_to_serve_another_manifest_is_told_once(node: ControlledNode) -> None:
+    told: list[tuple[str, str, str]] = []
+    node.controller.on_activation = lambda *what: told.append(what)
+    node.apply(replicas=1)
+    reconcile(node)
+    reconcile(node)
+    assert told == [], "it does not serve yet"
+    node.driver.become_ready("notes-0")
+    for _ in range(3):
+        reconcile(node)
+    assert told == [("notes", variant().reference, variant().manifest)]
+    node.apply("asleep", replicas=0)
+    reconcile(node)
+    assert len(told) == 1, "what is scaled to zero serves nothing"
+
+
+def test_a_full_disk_delays_the_receipt_and_not_the_serving(node: ControlledNode) -> None:
+    told = []
+
+    def full(*what: str) -> None:
+        told.append(what)
+        if len(told) == 1:
+            raise NoSpaceError("the disk is full")
+
+    node.controller.on_activation = full
+    node.apply(replicas=1)
+    reconcile(node)
+    node.driver.become_ready("notes-0")
+    for _ in range(3):
+        reconcile(node)
+    assert node.status().is_ready
+    assert len(told) == 2

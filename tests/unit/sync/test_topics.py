@@ -12,6 +12,7 @@ TOPICS = NodeTopics(NODE)
 def test_the_topics_are_those_of_the_design() -> None:
     assert TOPICS.desired == "ea1/box-1/dn/desired"
     assert TOPICS.ack == "ea1/box-1/dn/ack"
+    assert TOPICS.time == "ea1/box-1/dn/time"
     assert TOPICS.state == "ea1/box-1/up/state"
     assert TOPICS.reported == "ea1/box-1/up/reported"
     assert TOPICS.stream("usage") == "ea1/box-1/up/s/usage"
