@@ -52,7 +52,8 @@ def export(medium: Medium, state_dir: StateDir = DEFAULT_STATE, as_json: AsJson 
     with local_api(state_dir) as node:
         found = node.call("POST", "/v1/receipts/export", {"path": str(medium.absolute())})
     text = (
-        f"{medium} holds {found['receipts']} receipts of {found['node']}, {found['written']} new\n"
+        f"{medium} holds the receipts of {found['node']} up to {found['upto']}, "
+        f"{found['written']} written now\n"
         f"  for the shift book: receipt {found['upto']}, {found['head'][:8]}\n"
         f"  next: at the hub, appliance hub receipts import {medium}\n"
         f"  then, back here, appliance time take {medium}"

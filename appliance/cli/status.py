@@ -54,6 +54,8 @@ def _status(found: dict[str, Any]) -> str:
         f"  {name}: {s['written']} written, {s['acknowledged']} acknowledged by the hub"
         for name, s in found["streams"].items()
     ]
+    audit = found["audit"]
+    lines.append(f"for the shift book: audit record {audit['seq']}, {audit['hash'][:8]}")
     lines.append(f"time: {brief(found['time'])}")
     if not found["reserve"]:
         lines.append("disk: FULL, the reserve is in use; nothing new is begun, serving goes on")

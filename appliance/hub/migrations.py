@@ -89,7 +89,10 @@ def m004_epochs(db: Database) -> None:
 
 @migrations()
 def m005_receipts(db: Database) -> None:
-    """Receipts as nodes signed them; two contents of one number stand side by side."""
+    """Receipts as nodes signed them; two contents of one number stand side by side.
+
+    A node of which two histories are known is a suspect from then on.
+    """
     db.table("receipts").create(
         {
             "id": int,
@@ -110,4 +113,5 @@ def m005_receipts(db: Database) -> None:
                   "audit_hash", "at", "envelope"},
         strict=True,
     )  # fmt: skip
+    db.table("suspects").create({"node": str, "why": str}, pk="node", not_null={"why"}, strict=True)
     db.table("receipts").create_index(["node", "epoch", "seq", "hash"], unique=True)

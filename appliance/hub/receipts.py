@@ -103,6 +103,7 @@ def take_all(
             continue
         result = take(db, row, found, data, at)
         results.append({"result": result, "epoch": found.epoch, "seq": found.seq})
+    _mark(db, row.node)
     return results
 
 
@@ -194,13 +195,15 @@ def _forks(found: Sequence[Row]) -> set[int]:
 
 def suspects(db: sqlite3.Connection) -> dict[str, str]:
     """Return the nodes of which two histories are known, and why."""
-    names = [r[0] for r in db.execute("SELECT DISTINCT node FROM receipts")]
-    found = {}
-    for name in names:
-        if forks := [(c.epoch, f) for c in chains(db, name) for f in c.forks]:
-            epoch, seq = forks[0]
-            found[name] = f"two histories since receipt {seq} of its ledger {epoch}"
-    return found
+    return dict(db.execute("SELECT node, why FROM suspects").fetchall())
+
+
+def _mark(db: sqlite3.Connection, name: str) -> None:
+    forks = [(found.epoch, seq) for found in chains(db, name) for seq in found.forks]
+    if forks:
+        epoch, seq = forks[0]
+        why = f"two histories since receipt {seq} of its ledger {epoch}"
+        db.execute("INSERT INTO suspects VALUES (?, ?) ON CONFLICT DO NOTHING", (name, why))
 
 
 def listed(db: sqlite3.Connection, name: str | None = None) -> list[dict[str, Any]]:

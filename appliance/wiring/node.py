@@ -21,6 +21,7 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.files import locked, make_folder
 from appliance.kit.loop import Wake, drive
 from appliance.kit.reserve import Reserve
+from appliance.ledger import chain
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
 from appliance.node.api.app import local_api
@@ -156,6 +157,7 @@ async def _run_loops(
             "version": __version__,
             "epoch": core.ledger.epoch,
             "reserve": core.reserve.is_held,
+            "audit": core.ledger.read(chain.head).to_wire(),
             "time": core.ledger.read(lambda db: freshness(db, clock)),
             "link": uplink.status(),
             "engines": [asdict(e) for s in controller.world.statuses for e in s.engines],
