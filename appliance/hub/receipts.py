@@ -20,7 +20,7 @@ from appliance.hub.store import NodeRow
 from appliance.kit.clock import rfc3339
 from appliance.sync.batch import Batch
 from appliance.trust import floor, receipt
-from appliance.trust.envelope import Addressee, Slot, seal
+from appliance.trust.envelope import Addressee, Slot, seal, whole
 from appliance.trust.receipt import Receipt
 
 _TIME_LIFETIME = floor.SPAN
@@ -28,6 +28,8 @@ _TIME_LIFETIME = floor.SPAN
 
 _MOST_CONTENTS = 2
 """So many contents of one number are proof enough."""
+
+_MOST_PIECES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,16 @@ class Chain:
     upto: int
     head: str
     issued: str
+    came: int
     gaps: tuple[tuple[int, int], ...]
     forks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One receipt as the hub keeps it."""
+    """One receipt as the hub keeps it; ``id`` grows in the order in which they came."""
 
+    id: int
     epoch: str
     seq: int
     hash: str
@@ -110,49 +114,56 @@ def take_all(
 def take_batch(db: sqlite3.Connection, row: NodeRow, org: str, batch: Batch, at: str) -> None:
     """Keep the receipts that a batch of their stream completes, in the batch's own transaction."""
     where = (row.node, batch.epoch, batch.stream)
-    whole = []
+    complete = []
     for seq, record in enumerate(batch.records, start=batch.first):
-        body = record.get("body")
-        if not isinstance(body, dict) or body.get("part") != body.get("of"):
-            continue
         try:
-            whole.append(_joined(db, where, seq, body))
+            body = _piece(record)
+            if body["part"] == body["of"]:
+                complete.append(_joined(db, where, seq, body))
         except MalformedError as error:
             store.refuse(db, (at, row.node, "receipts", error.code, error.what))
-    take_all(db, row, org, whole, at)
+    take_all(db, row, org, complete, at)
 
 
 def _joined(
     db: sqlite3.Connection, where: tuple[str, str, str], last: int, body: dict[str, Any]
 ) -> bytes:
     """Return the envelope whose last piece is the record ``last``."""
-    count = body.get("of")
-    if not isinstance(count, int) or not 1 <= count <= receipt.MAX_RECEIPT_BYTES >> 10:
-        raise MalformedError("a piece of a receipt does not say of how many it is")
-    found = store.records(db, where[0], where[1:], last - count, count)
-    bodies = [record.get("body") for record in found]
-    parts = [(b.get("seq"), b.get("part")) for b in bodies if isinstance(b, dict)]
-    if parts != [(body.get("seq"), n) for n in range(1, count + 1)]:
+    count = body["of"]
+    pieces = [_piece(r) for r in store.records(db, where[0], where[1:], last - count, count)]
+    if [(p["seq"], p["part"]) for p in pieces] != [(body["seq"], n + 1) for n in range(count)]:
         raise MalformedError("the pieces of a receipt do not follow each other")
-    return "".join(str(b.get("text")) for b in bodies if isinstance(b, dict)).encode()
+    return "".join(piece["text"] for piece in pieces).encode()
+
+
+def _piece(record: dict[str, Any]) -> dict[str, Any]:
+    body = record.get("body")
+    if not isinstance(body, dict) or not isinstance(body.get("text"), str):
+        raise MalformedError("a record of the receipts is no piece of one")
+    if not 1 <= whole(body, "part") <= whole(body, "of") <= _MOST_PIECES or not whole(body, "seq"):
+        raise MalformedError("a piece of a receipt does not say which of how many it is")
+    return body
 
 
 def rows(db: sqlite3.Connection, name: str) -> list[Row]:
     """Return a node's receipts by ledger and number."""
     found = db.execute(
-        "SELECT epoch, seq, hash, previous, kind, issued, audit_seq, audit_hash, at FROM receipts"
-        " WHERE node = ? ORDER BY epoch, seq, id",
+        "SELECT id, epoch, seq, hash, previous, kind, issued, audit_seq, audit_hash, at"
+        " FROM receipts WHERE node = ? ORDER BY epoch, seq, id",
         (name,),
     )
     return [Row(*row) for row in found]
 
 
 def chains(db: sqlite3.Connection, name: str) -> list[Chain]:
-    """Return a node's chains, the one that was signed last at the end."""
+    """Return a node's chains, the newest at the end.
+
+    That is the one signed last, and of two that a node without a clock signed, the one heard last.
+    """
     found = rows(db, name)
     epochs = {row.epoch for row in found}
     made = [chain(name, [row for row in found if row.epoch == epoch]) for epoch in epochs]
-    return sorted(made, key=lambda c: (c.issued, c.epoch))
+    return sorted(made, key=lambda c: (c.issued, c.came))
 
 
 def chain(node: str, found: Sequence[Row]) -> Chain:
@@ -170,6 +181,7 @@ def chain(node: str, found: Sequence[Row]) -> Chain:
         upto=last.seq,
         head=last.hash,
         issued=last.issued,
+        came=max(row.id for row in found),
         gaps=tuple(gaps),
         forks=tuple(sorted(_forks(found))),
     )

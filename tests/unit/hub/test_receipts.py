@@ -1,6 +1,7 @@
 """Receipts at the hub: in any order, again, cut, cloned; and the time as an answer."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,14 +13,18 @@ from appliance.bundle import courier
 from appliance.core import wire
 from appliance.errors import NotFoundError, ReplayError, SignatureError
 from appliance.hub import receipts as hub_receipts
+from appliance.hub import store
 from appliance.hub.view import State, suspected, view
 from appliance.kit.clock import parse_rfc3339
-from appliance.ledger import receipts
+from appliance.ledger import receipts, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
+from appliance.sync import batch as batches
 from appliance.sync import mqtt
+from appliance.sync.batch import Batch
 from appliance.trust import receipt
 from tests.fakes.broker import FakeBroker
+from tests.helpers.hubs import TalkingNode
 from tests.helpers.signing import new_key
 from tests.helpers.sticks import Desk, Site, digest
 from tests.helpers.waiting import until
@@ -158,15 +163,53 @@ def test_a_node_that_asks_no_more_is_not_answered(desk: Desk, site: Site, stick:
 def test_the_newest_ledger_is_answered(desk: Desk, site: Site, stick: Path) -> None:
     site.book.export(stick)
     desk.take(stick)
-    site.close()
-    (site.folder / "node.db").unlink()
-    site.ledger = Ledger(site.folder / "node.db")
-    site.sign_offline(desk.clock.utc())
-    site.book._ledger = site.answers._ledger = site.ledger
+    lose_ledger(site)
     site.book.export(stick)
     (found,) = desk.take(stick)
     assert len(found.chains) == 2
     site.answers.take_folder(stick)
+
+
+def test_a_late_stick_of_an_older_ledger_does_not_become_the_newest(desk: Desk, site: Site) -> None:
+    site.make(IMPORTED)
+    older = envelopes(site)
+    lose_ledger(site)
+    site.clock.move(60)
+    site.ask()
+    site.make(IMPORTED)
+    desk.post("box-1", envelopes(site))
+    assert desk.post("box-1", older)["time"] is not None
+    assert desk.chains()[-1].epoch == site.ledger.epoch
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        [{"seq": 1, "part": 2, "of": 2, "text": "x"}],
+        [{"seq": 1, "part": 1, "of": 2, "text": "x"}, {"seq": 2, "part": 2, "of": 2, "text": "x"}],
+        [{"seq": 1, "part": 0, "of": 0, "text": ""}],
+        [{"seq": 1, "part": "1", "of": "1", "text": ""}],
+        [{"seq": 1, "part": 10**9, "of": 10**9, "text": ""}],
+        [{"omitted": {"bytes": 1}}],
+        ["not an object"],
+    ],
+)
+def test_pieces_that_make_no_receipt_are_noted_and_hold_up_nothing(
+    desk: Desk, bodies: list[Any]
+) -> None:
+    node = TalkingNode()
+    desk.hub.admit(node)
+    records = tuple({"at": "now", "kind": "receipt", "body": body} for body in bodies)
+    batch = Batch("receipts", "e1", 1, "", "hash", records)
+    row = desk.hub.row()
+
+    def effect(db: sqlite3.Connection) -> None:
+        store.ingest(db, "box-1", batch, "now")
+        hub_receipts.take_batch(db, row, "acme", batch, "now")
+
+    desk.hub.db.submit(effect).result()
+    assert set(desk.hub.refusals()) == {"malformed"}
+    assert (desk.hub.records(stream="receipts"), desk.chains()) == (list(bodies), [])
 
 
 def test_strangers_and_damage_keep_nobody_else_out(desk: Desk, site: Site, stick: Path) -> None:
@@ -199,13 +242,13 @@ def test_over_a_link_receipts_come_as_records_and_the_time_goes_back(
     site.ask()
     site.make(IMPORTED)
     site.make(receipt.refused(SignatureError("not signed")))
-    batches = sealed(site)
-    assert len(batches) > 1, "one receipt travels in more batches than one"
+    envelopes = sealed(site)
+    assert len(envelopes) > 1, "one receipt travels in more batches than one"
 
     async def story() -> None:
         task = asyncio.create_task(desk.hub.service.run())
         await until(lambda: desk.hub.service.connected)
-        for data in batches * 2:
+        for data in envelopes * 2:
             broker.publish("ea1/box-1/up/s/receipts", data)
         await until(lambda: desk.chains() and desk.chains()[0].upto == 2)
         await until(lambda: broker.on("ea1/box-1/dn/time"))
@@ -222,13 +265,18 @@ def test_over_a_link_receipts_come_as_records_and_the_time_goes_back(
     assert site.floor() == parse_rfc3339("2026-12-01T00:00:00.000Z")
 
 
-def sealed(site: Site) -> list[bytes]:
-    from appliance.ledger import streams  # noqa: PLC0415 - only this needs them
-    from appliance.sync import batch  # noqa: PLC0415
+def lose_ledger(site: Site) -> None:
+    site.close()
+    (site.folder / "node.db").unlink()
+    site.ledger = Ledger(site.folder / "node.db")
+    site.sign_offline(site.clock.utc())
+    site.book._ledger = site.answers._ledger = site.ledger
 
-    make = batch.maker(Stream.RECEIPTS, site.me, site.key, "2026-12-01T00:00:00.000Z")
+
+def sealed(site: Site) -> list[bytes]:
+    make = batches.maker(Stream.RECEIPTS, site.me, site.key, "2026-12-01T00:00:00.000Z")
     while site.ledger.record(
-        lambda db: streams.seal(db, Stream.RECEIPTS, make, most=batch.MOST_RECORDS)
+        lambda db: streams.seal(db, Stream.RECEIPTS, make, most=batches.MOST_RECORDS)
     ).result():
         pass
     found = site.ledger.read(lambda db: streams.unacknowledged(db, Stream.RECEIPTS, 99))
