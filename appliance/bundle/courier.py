@@ -6,6 +6,7 @@ followed out of it, and every number and length is bounded.
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from appliance.kit.files import make_folder, require_space, translated, write_du
 from appliance.trust.receipt import MAX_RECEIPT_BYTES
 
 TIME = "time.json"
+_NAME = re.compile(r"(?P<epoch>[A-Za-z0-9]{1,64})-(?P<seq>[0-9]{1,15})\.json")
+"""Whatever else a stick calls its files never reaches a screen."""
+
 _MOST_NODES = 10_000
 _MOST_RECEIPTS = 100_000
 _CLUSTER = 32 << 10
@@ -87,16 +91,12 @@ def receipts(medium: Path) -> Iterator[Carried]:
         except ValueError:
             continue
         folder = receipts_folder(medium, node)
-        found = [n for n in _names(folder, _MOST_RECEIPTS) if n.endswith(".json")]
-        for file in sorted(found, key=_by_number):
+        found = [match for n in _names(folder, _MOST_RECEIPTS) if (match := _NAME.fullmatch(n))]
+        for match in sorted(found, key=lambda m: (m["epoch"], int(m["seq"]))):
+            file = match[0]
             data = _read(folder / file, MAX_RECEIPT_BYTES + 1)
             if data is not None:
                 yield Carried(node, folder / file, data)
-
-
-def _by_number(name: str) -> tuple[str, int]:
-    epoch, _, seq = name.removesuffix(".json").partition("-")
-    return epoch, int(seq) if seq.isdecimal() and len(seq) < 16 else 0
 
 
 def check_medium(medium: Path) -> None:

@@ -196,4 +196,5 @@ def _is_digest(value: object) -> bool:
 def _without(text: str, private: Iterable[str]) -> str:
     for word in sorted((w for w in private if w), key=len, reverse=True):
         text = text.replace(word, "(the medium)")
+    text = "".join(c if c.isprintable() else "?" for c in text)  # it will be shown on a screen
     return _PATH.sub("(a path)", text)

@@ -7,8 +7,8 @@ from pathlib import Path
 from appliance.bundle import build as builder
 from appliance.bundle.accept import Importer
 from appliance.bundle.answers import AnswerTaker
-from appliance.bundle.receipts import ReceiptBook
 from appliance.bundle.intake import Housekeeping
+from appliance.bundle.receipts import ReceiptBook
 from appliance.cache.store import ModelStore
 from appliance.core.gguf import read_header
 from appliance.core.ids import NodeId

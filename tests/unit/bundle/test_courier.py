@@ -37,7 +37,8 @@ def test_receipts_come_by_node_and_number(stick: Path) -> None:
         courier.write(stick, courier.receipts_folder(stick, node), data)
     (stick / "up" / "Not A Node" / "receipts").mkdir(parents=True)
     (stick / "up" / "Not A Node" / "receipts" / "e-1.json").write_bytes(b"x")
-    (folder(stick) / "readme.txt").write_text("not a receipt")
+    for name in ("readme.txt", "\x1b[2J-1.json", "e-1.json.bak", "e-.json", "e-1\n.json"):
+        (folder(stick) / name).write_text("not a receipt")
     found = [(c.node, c.data) for c in courier.receipts(stick)]
     assert found == [(node, n) for node in ("box-1", "box-2") for n in (b"1", b"9", b"10")]
 

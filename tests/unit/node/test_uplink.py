@@ -126,3 +126,18 @@ def test_without_a_broker_there_is_nothing_to_do(pair: Pair) -> None:
     asyncio.run(pair.uplink.run(SyncSettings(), pair.node.clock, heartbeat_s=30))
     asyncio.run(pair.uplink.catalogue_changed())
     assert pair.uplink.status()["connected"] is False
+
+
+def test_the_time_comes_back_over_the_link(pair: Pair) -> None:
+    taken: list[bytes] = []
+    pair.uplink.on_time = taken.append
+    pair.name_director()
+
+    async def story() -> None:
+        async with pair.running():
+            await until(lambda: pair.uplink.status()["connected"])
+            pair.broker.publish("ea1/box-1/dn/time", b"signed")
+            await until(lambda: taken)
+
+    asyncio.run(story())
+    assert taken == [b"signed"]

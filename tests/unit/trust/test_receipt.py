@@ -133,6 +133,10 @@ def test_no_host_serial_or_path_gets_into_a_refusals_reason() -> None:
     }
     assert found.bundle is not None
     assert len(found.bundle["name"]) == 64
+    screen = receipt.refused(IncompleteError("\x1b[2J\nall is well"), ("a\tb", "\u202e1"))
+    assert screen.outcome is not None
+    assert screen.outcome["why"] == "?[2J?all is well"
+    assert screen.bundle == {"name": "a?b", "version": "?1"}
     long = receipt.refused(IncompleteError("x" * 5000))
     assert long.outcome is not None
     assert len(long.outcome["why"]) == 300
