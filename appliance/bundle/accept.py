@@ -7,22 +7,27 @@ record; never a blob or a catalogue row.
 
 import contextlib
 import logging
+import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.intake import Housekeeping, Intake, incoming_lock
 from appliance.bundle.judge import Judge, Judged
 from appliance.bundle.medium import FolderMedium, Medium
 from appliance.bundle.modelpack import Pack
 from appliance.bundle.queue import Entry, ImportQueue, Step
 from appliance.bundle.reader import BundleReader
+from appliance.bundle.receipts import ReceiptBook
 from appliance.cache import catalog
 from appliance.cache.store import ModelStore
-from appliance.errors import ApplianceError, NoSpaceError
+from appliance.errors import ApplianceError, NoSpaceError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
+from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
+from appliance.trust import receipt
 from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
@@ -42,20 +47,27 @@ class Imported:
 Progress = Callable[[Step], None]
 
 
+@dataclass(frozen=True, slots=True)
+class ImportParts:
+    """What an import works with: the parts of one node."""
+
+    state: Path
+    trust: TrustStore
+    store: ModelStore
+    ledger: Ledger
+    clock: Clock
+    receipts: ReceiptBook
+    answers: AnswerTaker
+    housekeeping: Housekeeping = field(default_factory=Housekeeping)
+
+
 class Importer:
     """Imports bundles into one node's state. Blocking: give it a thread of its own."""
 
-    def __init__(
-        self, state: Path, trust: TrustStore, store: ModelStore, ledger: Ledger, clock: Clock,
-        housekeeping: Housekeeping | None = None,
-    ) -> None:  # fmt: skip
-        self.queue = ImportQueue(incoming_lock(state))
-        self._trust = trust
-        self._store = store
-        self._ledger = ledger
-        self._clock = clock
-        self._judge = Judge(trust, ledger, clock)
-        self._housekeeping = housekeeping or Housekeeping()
+    def __init__(self, parts: ImportParts) -> None:
+        self.queue = ImportQueue(incoming_lock(parts.state))
+        self._parts = parts
+        self._judge = Judge(parts.trust, parts.ledger, parts.clock)
 
     def run(
         self,
@@ -77,7 +89,7 @@ class Importer:
             RefusedError: the bundle must not be believed; its subclass says which rule it broke.
             NoSpaceError, NotFoundError, StateUnusableError: as their names say.
         """
-        self._trust.root()  # says what to do when the node was never given one
+        self._parts.trust.root()  # says what to do when the node was never given one
         entry = Entry(str(source) if isinstance(source, Path) else source.name, by)
 
         def told(step: Step) -> None:
@@ -92,14 +104,16 @@ class Importer:
                 return self._run(medium, by, told, dry=dry)
             except ApplianceError as error:
                 if not dry:
-                    self._note(by, "import-refused", {"code": error.code, "why": error.what})
+                    self._note(error, by, entry.name)
                 raise
 
     def _run(self, medium: Medium, by: str, progress: Progress, *, dry: bool) -> Imported:
         progress(Step("checking signatures"))
         bundle = BundleReader(medium)
+        if not dry:
+            self._parts.answers.take_along(medium)  # it may prove what time it is
         judged = self._judge.judge(bundle)  # steps 1 to 8
-        intake = Intake(bundle, self._store.blobs, self._housekeeping, progress)
+        intake = Intake(bundle, self._parts.store.blobs, self._parts.housekeeping, progress)
         packs = intake.manifests(judged.wanted)  # step 10, before 9:
         missing = intake.missing(packs)  # only manifests say which blobs there are
         needed = intake.needed(missing)
@@ -109,43 +123,52 @@ class Importer:
         intake.receive(missing, packs)  # steps 11 to 13
         total = sum(blob.size for blob in missing)
         progress(Step("writing the catalogue", total, total))
-        self._store.blobs.admit(blob.digest for blob in missing)
+        self._parts.store.blobs.admit(blob.digest for blob in missing)
         added = self._admit(judged, packs, by)  # step 14
         return Imported(judged.name, judged.version, _names(packs), added, total)
 
     def _would(self, judged: Judged, packs: list[Pack], needed: int) -> Imported:
-        held = self._ledger.read(catalog.digests)
+        held = self._parts.ledger.read(catalog.digests)
         added = tuple(p.variant.reference for p in packs if p.variant.manifest not in held)
         return Imported(judged.name, judged.version, _names(packs), added, needed)
 
     def _admit(self, judged: Judged, packs: list[Pack], by: str) -> tuple[str, ...]:
-        at = rfc3339(self._clock.utc())
+        at = rfc3339(self._parts.clock.utc())
         body = {
             "by": by,
             "bundle": judged.name,
             "version": judged.version,
             "models": {pack.variant.reference: pack.variant.manifest for pack in packs},
         }
-        added = self._ledger.record(
-            lambda db: tuple(
-                pack.variant.reference for pack in packs if catalog.add(db, pack.variant, at)
-            ),
-            Fact(Stream.AUDIT, "import", at, body),
-        ).result()
+
+        def effect(db: sqlite3.Connection) -> tuple[str, ...]:
+            added = [p.variant.reference for p in packs if catalog.add(db, p.variant, at)]
+            streams.append(db, Fact(Stream.AUDIT, "import", at, body))
+            self._parts.receipts.make(db, receipt.imported(judged.name, judged.version))
+            return tuple(added)
+
+        added = self._parts.ledger.record(effect).result()
         self._publish_index()
         return added
 
     def _publish_index(self) -> None:
         """Show other tools what is here. The import is over: it does not fail by this."""
         try:
-            self._store.publish_index(self._ledger.read(catalog.variants))
+            self._parts.store.publish_index(self._parts.ledger.read(catalog.variants))
         except ApplianceError as error:
             log.warning("index.json is as old as the last import until the next start: %s", error)
 
-    def _note(self, by: str, kind: str, body: dict[str, str]) -> None:
-        at = rfc3339(self._clock.utc())
+    def _note(self, error: ApplianceError, by: str, source: str) -> None:
+        """Write down that an import ended so; of a refusal there is a receipt as well."""
+        at = rfc3339(self._parts.clock.utc())
+        body = {"by": by, "code": error.code, "why": error.what}
+        fact = Fact(Stream.AUDIT, "import-refused", at, body)
         with contextlib.suppress(NoSpaceError):  # the refusal itself matters more than its record
-            self._ledger.note(Fact(Stream.AUDIT, kind, at, {"by": by, **body})).result()
+            if isinstance(error, RefusedError):
+                event = receipt.refused(error, None, private=[source])
+                self._parts.receipts.record(event, fact)
+            else:
+                self._parts.ledger.note(fact).result()
 
 
 def _names(packs: list[Pack]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.bundle.accept import Importer
+from appliance.bundle.accept import Importer, ImportParts
 from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.judge import rederive
 from appliance.bundle.receipts import ReceiptBook
@@ -79,7 +79,7 @@ def open_node(state: Path) -> Iterator[NodeCore]:
             key, held = identity.key, store.blobs.all
             receipts = ReceiptBook(identity.node, key, ledger, trust, clock, held)
             answers = AnswerTaker(identity.node, key.public, ledger, trust, clock)
-            importer = Importer(state, trust, store, ledger, clock)
+            importer = Importer(ImportParts(state, trust, store, ledger, clock, receipts, answers))
             reserve = Reserve(state / "reserve")
             yield NodeCore(
                 state, identity, ledger, trust, store, receipts, answers, importer, reserve

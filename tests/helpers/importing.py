@@ -1,7 +1,7 @@
 """What a node's state folder holds, and imports that must leave it as it was."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ def imported(node: Node, folder: Path) -> tuple[tuple[str, ...], int]:
 def names(node: Node) -> list[str]:
     """Return what the catalogue holds."""
     return [row.reference for row in node.ledger.read(catalog.variants)]
+
+
+def keep_house(node: Node, **changed: Any) -> None:
+    """Give the importer of a node other surroundings."""
+    parts = node.importer._parts
+    house = replace(parts.housekeeping, **changed)
+    node.importer._parts = replace(parts, housekeeping=house)
 
 
 def interrupted(node: Node, folder: Path, code: int) -> ApplianceError:

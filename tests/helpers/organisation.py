@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundle import build as builder
-from appliance.bundle.accept import Importer
+from appliance.bundle.accept import Importer, ImportParts
 from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.intake import Housekeeping
 from appliance.bundle.receipts import ReceiptBook
@@ -100,10 +100,10 @@ class Node:
         store.init()
         ledger = Ledger(state / "node.db")
         quick = Housekeeping(look=read_header)  # what confines it has tests of its own
-        importer = Importer(state, trust, store, ledger, clock, quick)
         book = ReceiptBook(me.node, me.key, ledger, trust, clock, store.blobs.all)
         answers = AnswerTaker(me.node, me.key.public, ledger, trust, clock)
-        return cls(state, ledger, trust, store, importer, book, answers)
+        parts = ImportParts(state, trust, store, ledger, clock, book, answers, quick)
+        return cls(state, ledger, trust, store, Importer(parts), book, answers)
 
     def close(self) -> None:
         self.ledger.close()

@@ -15,7 +15,7 @@ from appliance.core.gguf import read_header
 from appliance.errors import MalformedError
 from tests.conftest import ROOT
 from tests.helpers.gguf import small_llama
-from tests.helpers.importing import imported
+from tests.helpers.importing import imported, keep_house
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer
 
@@ -89,5 +89,5 @@ def test_an_import_reads_headers_so_unless_a_test_says_otherwise(
 ) -> None:
     assert Housekeeping().look is read_confined
     assert replace(Housekeeping(), look=read_header).look is read_header
-    box.importer._housekeeping = Housekeeping()
+    keep_house(box, look=read_confined)
     assert imported(box, Draft().write(tmp_path / "b", signer))[0] == ("small:1.0.0-Q4_0",)

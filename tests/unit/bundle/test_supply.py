@@ -1,7 +1,6 @@
 """An import from deltas: what is here and what is new make what was signed, or nothing."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from appliance.bundle.split import split
 from appliance.core.ids import Digest
 from tests.helpers.deltas import receipt
 from tests.helpers.gguf import small_llama
-from tests.helpers.importing import imported, interrupted, names, refused
+from tests.helpers.importing import imported, interrupted, keep_house, names, refused
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer, digest_of, flip
 
@@ -57,7 +56,7 @@ def test_a_node_without_the_base_says_which_it_needs(box: Node, delta: Delta) ->
 def test_a_base_that_is_damaged_is_put_away(box: Node, delta: Delta) -> None:
     flip(delta.base, 13 * MIB)
     away = list[Digest]()
-    box.importer._housekeeping = replace(box.importer._housekeeping, quarantine=away.append)
+    keep_house(box, quarantine=away.append)
     refused(box, delta.folder, 26, commits=True)
     assert away == [digest_of(delta.old.weights)]
 
@@ -65,7 +64,7 @@ def test_a_base_that_is_damaged_is_put_away(box: Node, delta: Delta) -> None:
 def test_a_hostile_delta_is_refused_and_accuses_nobody(box: Node, delta: Delta) -> None:
     flip(delta.folder / rebuild.literal_path(delta.blob))
     away = list[Digest]()
-    box.importer._housekeeping = replace(box.importer._housekeeping, quarantine=away.append)
+    keep_house(box, quarantine=away.append)
     refused(box, delta.folder, 26, commits=True)
     assert away == []
 
