@@ -10,9 +10,10 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.migrations import migrations
 from appliance.ledger.streams import Fact, Stream
 
-STEPS = ["m001_streams", "m002_catalogue", "m003_desired", "m004_gateway"]
+STEPS = ["m001_streams", "m002_catalogue", "m003_desired", "m004_gateway", "m007_care"]
 TABLES = {
     "meta", "streams", "outbox", "batches", "variants", "fleet", "local", "api_keys", "spools",
+    "blobs", "needs", "scrub", "uses", "choices", "site_pins",
 }  # fmt: skip
 
 
