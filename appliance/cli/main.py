@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("node", "Make, run and stop the controller of this node."),
     "gateway": ("gateway", "Run the OpenAI-compatible gateway; make and revoke its keys."),
     "bundle": ("bundle", "Lock, build and import signed bundles."),
+    "store": ("store", "Show and look after the store: sizes, pins, damage, room."),
     "keys": ("keys", "Make the organisation's signing keys; name the hub that may direct."),
     "hub": ("hub", "Make and run a fleet hub; ask its nodes for deployments."),
     "demo": ("demo", "Show all of it on this machine: hub, broker, node, model, a cut link."),

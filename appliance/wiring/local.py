@@ -101,6 +101,7 @@ def _services(core: NodeCore) -> LocalServices:
     return LocalServices(
         ledger=core.ledger,
         importer=core.importer,
+        care=core.care,
         reserve=core.reserve,
         clock=SystemClock(),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},

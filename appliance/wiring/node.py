@@ -8,8 +8,10 @@ from typing import Any
 
 from appliance import __version__
 from appliance.bundle.accept import Importer
+from appliance.bundle.intake import Housekeeping
 from appliance.bundle.judge import rederive
 from appliance.cache import catalog
+from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
 from appliance.core.model import Replica
 from appliance.errors import NoSpaceError, NotFoundError
@@ -21,17 +23,20 @@ from appliance.kit.loop import Wake, drive
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
+from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
+from appliance.node.retention import Retaining
 from appliance.node.uplink import Uplink
 from appliance.runtime import logfile, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
-from appliance.settings import EngineSettings, Settings
+from appliance.settings import CacheSettings, EngineSettings, Settings
 from appliance.sync.mqtt import BrokerAddress
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
@@ -49,10 +54,12 @@ class NodeCore:
     store: ModelStore
     importer: Importer
     reserve: Reserve
+    care: CacheCare
+    retaining: Retaining
 
 
 @contextmanager
-def open_node(state: Path) -> Iterator[NodeCore]:
+def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeCore]:
     """Open a state folder as its only writer.
 
     Raises:
@@ -70,11 +77,22 @@ def open_node(state: Path) -> Iterator[NodeCore]:
         try:
             rederive(trust, ledger)
             store.publish_index(ledger.read(catalog.variants))
-            importer = Importer(state, trust, store, ledger, clock)
+            retaining = Retaining(state, ledger, clock, cache or CacheSettings())
+            care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
+            importer = Importer(state, trust, store, ledger, clock, _housekeeping(ledger, care))
             reserve = Reserve(state / "reserve")
-            yield NodeCore(state, identity, ledger, trust, store, importer, reserve)
+            yield NodeCore(
+                state, identity, ledger, trust, store, importer, reserve, care, retaining
+            )
         finally:
             ledger.close()
+
+
+def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
+    return Housekeeping(
+        disk=lambda: ledger.read(site.disk),
+        quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
+    )
 
 
 async def run_node(state: Path, settings: Settings) -> None:
@@ -86,7 +104,7 @@ async def run_node(state: Path, settings: Settings) -> None:
     """
     if settings.sync.broker:
         BrokerAddress.parse(settings.sync.broker)
-    with open_node(state) as core:
+    with open_node(state, settings.cache) as core:
         try:
             core.reserve.hold()
         except NoSpaceError:
@@ -128,7 +146,7 @@ async def _run_loops(
         core.ledger, driver, watch, clock, routes=state / places.ROUTES, slots=settings.engine.slots
     )
     passes = Passes(controller.reconcile, wake)
-    reporter = Reporter(core.ledger, controller, watch, clock)
+    reporter = Reporter(core.ledger, controller, watch, clock, core.care.health.wanted)
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, controller, wake)
     make_folder(state / places.SPOOL)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve)
@@ -137,6 +155,8 @@ async def _run_loops(
     async def changed() -> None:
         await uplink.catalogue_changed()
         await passes.now()
+
+    caretaker = Caretaker(core.care, core.retaining, controller, changed)
 
     def status() -> dict[str, Any]:
         return {
@@ -152,6 +172,7 @@ async def _run_loops(
     services = LocalServices(
         ledger=core.ledger,
         importer=core.importer,
+        care=core.care,
         reserve=core.reserve,
         clock=clock,
         status=status,
@@ -167,10 +188,13 @@ async def _run_loops(
             drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
             drive(usage.look, Wake(), clock, name="usage", resync_s=30),
             drive(watch.look, Wake(), clock, name="machine", resync_s=300),
+            drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
+            drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)
+        caretaker.close()
 
 
 def _log_lines(state: Path, controller: Controller, name: str, lines: int) -> dict[str, list[str]]:

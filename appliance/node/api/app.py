@@ -7,14 +7,14 @@ from starlette.routing import Route
 
 from appliance.cache import catalog
 from appliance.kit.answers import application
-from appliance.node.api import deployments, gateway_keys, imports
+from appliance.node.api import deployments, gateway_keys, imports, store
 from appliance.node.api.answers import object_of, route
 from appliance.node.api.services import LocalServices
 
 
 def local_api(services: LocalServices) -> Starlette:
     """Return the ASGI application over the services of one node."""
-    groups = (_node, deployments.routes, imports.routes, gateway_keys.routes)
+    groups = (_node, deployments.routes, imports.routes, gateway_keys.routes, store.routes)
     return application([found for group in groups for found in group(services)])
 
 

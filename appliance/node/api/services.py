@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.bundle.accept import Importer
+from appliance.cache.care import CacheCare
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
@@ -17,6 +18,7 @@ class LocalServices:
 
     ledger: Ledger
     importer: Importer
+    care: CacheCare
     reserve: Reserve
     clock: Clock
     status: Callable[[], dict[str, Any]]
