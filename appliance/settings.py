@@ -72,12 +72,27 @@ class HubSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSettings:
+    scrub_bytes_per_s: int = 32 << 20
+    """How fast blobs are read again in the background. More takes the disk from loading models."""
+    scrub_every_days: float = 7.0
+    """How long a blob may go without being looked at. A rate that is too low never gets there."""
+    staged_days: float = 14.0
+    """How long a model that was imported and never served is kept although there is no room."""
+    leftover_days: float = 30.0
+    """How long an interrupted import may be resumed before what it has so far is removed."""
+    quarantine_days: float = 30.0
+    """How long a damaged blob is kept for somebody to look at."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     node: NodeSettings = field(default_factory=NodeSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
     hub: HubSettings = field(default_factory=HubSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
 
 def load(path: Path | None, env: Mapping[str, str] = os.environ) -> Settings:

@@ -16,11 +16,11 @@ from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.intake import Housekeeping, Intake, incoming_lock
 from appliance.bundle.judge import Judge, Judged
 from appliance.bundle.medium import FolderMedium, Medium
-from appliance.bundle.modelpack import Pack
+from appliance.bundle.modelpack import Descriptor, Pack
 from appliance.bundle.queue import Entry, ImportQueue, Step
 from appliance.bundle.reader import BundleReader
 from appliance.bundle.receipts import ReceiptBook
-from appliance.cache import catalog
+from appliance.cache import catalog, index
 from appliance.cache.store import ModelStore
 from appliance.errors import ApplianceError, NoSpaceError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
@@ -116,15 +116,19 @@ class Importer:
         intake = Intake(bundle, self._parts.store.blobs, self._parts.housekeeping, progress)
         packs = intake.manifests(judged.wanted)  # step 10, before 9:
         missing = intake.missing(packs)  # only manifests say which blobs there are
-        needed = intake.needed(missing)
-        intake.require_space(needed, f"{judged.name} {judged.version}")  # step 9
+        needed, what = intake.needed(missing), f"{judged.name} {judged.version}"
+        sources = intake.sources(missing)
         if dry:
+            intake.require_space(needed, what)
             return self._would(judged, packs, needed)
-        intake.receive(missing, packs)  # steps 11 to 13
+        keep = {blob.digest for pack in packs for blob in pack.blobs}
+        keep.update(base for source in sources.values() for base in source.bases)
+        intake.require_space(needed, what, keep)  # step 9
+        intake.receive(missing, sources, packs)  # steps 11 to 13
         total = sum(blob.size for blob in missing)
         progress(Step("writing the catalogue", total, total))
         self._parts.store.blobs.admit(blob.digest for blob in missing)
-        added = self._admit(judged, packs, by)  # step 14
+        added = self._admit(judged, packs, missing, by)  # step 14
         return Imported(judged.name, judged.version, _names(packs), added, total)
 
     def _would(self, judged: Judged, packs: list[Pack], needed: int) -> Imported:
@@ -132,7 +136,9 @@ class Importer:
         added = tuple(p.variant.reference for p in packs if p.variant.manifest not in held)
         return Imported(judged.name, judged.version, _names(packs), added, needed)
 
-    def _admit(self, judged: Judged, packs: list[Pack], by: str) -> tuple[str, ...]:
+    def _admit(
+        self, judged: Judged, packs: list[Pack], admitted: list[Descriptor], by: str
+    ) -> tuple[str, ...]:
         at = rfc3339(self._parts.clock.utc())
         body = {
             "by": by,
@@ -143,6 +149,7 @@ class Importer:
 
         def effect(db: sqlite3.Connection) -> tuple[str, ...]:
             added = [p.variant.reference for p in packs if catalog.add(db, p.variant, at)]
+            index.admitted(db, {blob.digest: blob.size for blob in admitted})
             streams.append(db, Fact(Stream.AUDIT, "import", at, body))
             self._parts.receipts.make(db, receipt.imported(judged.name, judged.version))
             return tuple(added)

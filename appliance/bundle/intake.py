@@ -5,7 +5,7 @@ interrupted import leaves it there to be resumed, a refused one leaves nothing.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -32,13 +32,13 @@ Progress = Callable[[Step], None]
 class Housekeeping:
     """What the node around an import does for it.
 
-    ``disk`` returns the site's budgets, if it has any; ``make_room`` evicts what nobody holds
-    and returns the bytes that it freed; ``quarantine`` puts a blob away that was found damaged;
-    ``look`` reads the header of a weight file.
+    ``disk`` returns the site's budgets, if it has any. ``make_room`` evicts at least so many bytes
+    of what nobody holds, sparing the blobs it is told, and returns what it freed; or frees nothing.
+    ``quarantine`` puts a blob away that was found damaged. ``look`` reads a weight file's header.
     """
 
     disk: Callable[[], Disk | None] = lambda: None
-    make_room: Callable[[int], int] = lambda _: 0
+    make_room: Callable[[int, Collection[Digest]], int] = lambda _needed, _keep: 0
     quarantine: Callable[[Digest], None] = lambda _: None
     look: Callable[[BinaryIO], GgufHeader] = read_confined
 
@@ -76,14 +76,19 @@ class Intake:
         """Return the bytes still to be written, by their signed lengths."""
         return sum(max(0, blob.size - self.blobs.kept(blob.digest)) for blob in missing)
 
-    def require_space(self, needed: int, what: str) -> None:
+    def require_space(self, needed: int, what: str, keep: Collection[Digest] = ()) -> None:
         """Step 9: say so before anything is written when there is no room.
+
+        Args:
+            needed: Bytes still to be written.
+            what: What for, in the error.
+            keep: Blobs that this import relies on. Without any, no room is made.
 
         Raises:
             NoSpaceError: not even after making room.
         """
         lacking, why = space.lacking(needed, self._room())
-        if lacking and self.housekeeping.make_room(lacking):
+        if lacking and keep and self.housekeeping.make_room(lacking, keep):
             lacking, why = space.lacking(needed, self._room())
         if lacking:
             raise NoSpaceError(
@@ -92,7 +97,13 @@ class Intake:
                 " see: appliance store ls",
             )
 
-    def receive(self, missing: list[Descriptor], packs: Iterable[Pack]) -> None:
+    def sources(self, missing: Iterable[Descriptor]) -> dict[Digest, Source]:
+        """Return where each missing blob comes from; see ``supply.sources``."""
+        return supply.sources(self.bundle, self.blobs, missing)
+
+    def receive(
+        self, missing: list[Descriptor], sources: Mapping[Digest, Source], packs: Iterable[Pack]
+    ) -> None:
         """Steps 11 to 13: copy what is missing, prove it, and look into weight files.
 
         Raises:
@@ -107,7 +118,6 @@ class Intake:
             self.progress(Step("copying", done, total))
 
         try:
-            sources = supply.sources(self.bundle, self.blobs, missing)
             for blob in missing:
                 self._fetch(blob, sources[blob.digest], told)
             for pack in packs:

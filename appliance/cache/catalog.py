@@ -32,15 +32,29 @@ def add(db: sqlite3.Connection, variant: Variant, at: str) -> bool:
     return True
 
 
+_EVERYTHING = "SELECT manifest, body FROM variants ORDER BY model, version, name"
+_WHOLE = (
+    "SELECT manifest, body FROM variants WHERE manifest NOT IN"
+    " (SELECT manifest FROM needs JOIN blobs USING (digest) WHERE state != 'ok')"
+    " ORDER BY model, version, name"
+)
+
+
 def variants(db: sqlite3.Connection) -> list[Variant]:
-    """Return the whole catalogue, in order."""
-    rows = db.execute("SELECT manifest, body FROM variants ORDER BY model, version, name")
-    return [
-        Variant.from_wire(wire.loads(body.encode(), what=f"catalogue row {manifest}"))
-        for manifest, body in rows
-    ]
+    """Return what may be served, in order: the catalogue without what lost one of its blobs."""
+    return [_variant(row) for row in db.execute(_WHOLE)]
+
+
+def everything(db: sqlite3.Connection) -> list[Variant]:
+    """Return the whole catalogue, in order, with what waits for a lost blob to be brought again."""
+    return [_variant(row) for row in db.execute(_EVERYTHING)]
 
 
 def digests(db: sqlite3.Connection) -> set[Digest]:
     """Return the manifests that may run."""
-    return {Digest(row[0]) for row in db.execute("SELECT manifest FROM variants")}
+    return {variant.manifest for variant in variants(db)}
+
+
+def _variant(row: tuple[str, str]) -> Variant:
+    manifest, body = row
+    return Variant.from_wire(wire.loads(body.encode(), what=f"catalogue row {manifest}"))

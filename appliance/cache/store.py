@@ -2,15 +2,18 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from appliance.cache.blobs import BlobStore
+from appliance.core.ids import Digest
 from appliance.core.model import Variant
 from appliance.errors import NotFoundError
-from appliance.kit.files import make_folder, translated
+from appliance.kit.files import fsync_folder, make_folder, translated
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelStore:
@@ -18,6 +21,7 @@ class ModelStore:
 
     def __init__(self, state: Path) -> None:
         self.blobs = BlobStore(state / "store", state / "incoming")
+        self.folder = self.blobs.folder / "blobs" / "sha256"
         self._models = state / "models"
 
     def init(self) -> None:
@@ -26,8 +30,52 @@ class ModelStore:
         make_folder(self._models)
 
     def publish_index(self, variants: Iterable[Variant]) -> None:
-        """Rewrite ``index.json`` from the catalogue, so that skopeo and oras see what is here."""
-        self.blobs.write_index([index_entry(v, self.blobs.path(v.manifest)) for v in variants])
+        """Rewrite ``index.json`` from the catalogue, so that skopeo and oras see what is here.
+
+        A variant whose manifest somebody took away is left out, not an error.
+        """
+        here = [v for v in variants if self.blobs.has(v.manifest)]
+        self.blobs.write_index([index_entry(v, self.blobs.path(v.manifest)) for v in here])
+
+    def sizes(self) -> dict[Digest, int]:
+        """Return every blob that is in the store, with the bytes of its file."""
+        found = {}
+        with translated("listing the store"), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if _HEX.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    found[Digest(f"sha256:{entry.name}")] = entry.stat(
+                        follow_symlinks=False
+                    ).st_size
+        return found
+
+    def remove(self, digests: Iterable[Digest]) -> None:
+        """Delete blobs that nobody needs, durably; one that is gone already is not an error."""
+        with translated("removing blobs from the store"):
+            for digest in digests:
+                self.blobs.path(digest).unlink(missing_ok=True)
+            fsync_folder(self.folder)
+
+    def link(self, variant: Variant) -> Path:
+        """Return the name under which engines open a variant's weights; it may not be there."""
+        return self._models / variant.model / variant.version / variant.name / variant.file
+
+    def links(self) -> Iterator[Path]:
+        """Yield every file below ``models/``."""
+        for folder, _, names in os.walk(self._models):
+            yield from (Path(folder, name) for name in sorted(names))
+
+    def unlink(self, link: Path) -> None:
+        """Remove a file below ``models/``, and the folders that are empty without it."""
+        with translated(f"removing {link}"):
+            link.unlink(missing_ok=True)
+        self.prune()
+
+    def prune(self) -> None:
+        """Remove folders below ``models/`` that hold nothing."""
+        for folder, _, _ in os.walk(self._models, topdown=False):
+            if Path(folder) != self._models:
+                with contextlib.suppress(OSError):  # not empty, or somebody was quicker
+                    Path(folder).rmdir()
 
     def weights(self, variant: Variant) -> Path:
         """Return the file an engine opens: a hard link to the blob, made when it is missing.
@@ -37,8 +85,8 @@ class ModelStore:
             StateUnusableError: the link could not be made.
         """
         blob = self.blobs.path(variant.weights)
-        folder = self._models / variant.model / variant.version / variant.name
-        link = folder / variant.file
+        link = self.link(variant)
+        folder = link.parent
         try:
             wanted = blob.stat()
         except FileNotFoundError as error:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bundle": ("bundle", "Lock, build and import signed bundles."),
     "receipts": ("receipts", "List this node's signed receipts; carry them home on a stick."),
     "time": ("receipts", "Say what time it is here, whether that is proven, and what to do."),
+    "store": ("store", "Show and look after the store: sizes, pins, damage, room."),
     "keys": ("keys", "Make the organisation's signing keys; name the hub that may direct."),
     "hub": ("hub", "Make and run a fleet hub; ask its nodes for deployments."),
     "demo": ("demo", "Show all of it on this machine: hub, broker, node, model, a cut link."),

@@ -59,7 +59,17 @@ def _status(found: dict[str, Any]) -> str:
     lines.append(f"time: {brief(found['time'])}")
     if not found["reserve"]:
         lines.append("disk: FULL, the reserve is in use; nothing new is begun, serving goes on")
+    lines += [wanted_line(w) for w in found.get("wanted", [])]
     return "\n".join([*lines, "", _machine(found["machine"])])
+
+
+def wanted_line(wanted: dict[str, Any]) -> str:
+    """Return what is to be brought again, for a person."""
+    models = ", ".join(wanted["models"])
+    return (
+        f"wanted again: {wanted['digest'][:19]}, {format_bytes(wanted['size'])}, "
+        f"{wanted['state']}, of {models}"
+    )
 
 
 def _verdict(found: dict[str, Any]) -> str:

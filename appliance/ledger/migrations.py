@@ -108,3 +108,48 @@ def m006_receipts(db: Database) -> None:
         not_null={"manifest"},
         strict=True,
     )
+
+
+@migrations()
+def m007_care(db: Database) -> None:
+    """Who needs which blob, how each blob was found last, and who holds what.
+
+    ``blobs.blake3`` is 32 bytes for each piece of the blob, known once its SHA-256 was verified.
+    """
+    db.table("blobs").create(
+        {"digest": str, "size": int, "blake3": bytes, "verified_at": str, "state": str},
+        pk="digest",
+        not_null={"size", "state"},
+        strict=True,
+    )
+    db.table("needs").create(
+        {"manifest": str, "digest": str, "size": int},
+        pk=("manifest", "digest"),
+        not_null={"size"},
+        strict=True,
+    )
+    db.table("needs").create_index(["digest"])
+    db.table("scrub").create(
+        {"only": int, "digest": str, "piece": int},
+        pk="only",
+        not_null={"digest", "piece"},
+        strict=True,
+    )
+    db.table("uses").create(
+        {"manifest": str, "since": str, "used_at": str},
+        pk="manifest",
+        not_null={"since"},
+        strict=True,
+    )
+    db.table("choices").create(
+        {"deployment": str, "chosen": str, "serving": str, "previous": str},
+        pk="deployment",
+        not_null={"chosen"},
+        strict=True,
+    )
+    db.table("site_pins").create(
+        {"manifest": str, "why": str, "by": str, "at": str},
+        pk="manifest",
+        not_null={"why", "by", "at"},
+        strict=True,
+    )

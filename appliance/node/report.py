@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from appliance.cache.index import Wanted
 from appliance.core.machine import MachineFacts
 from appliance.core.state import DesiredState
 from appliance.kit.clock import Clock, rfc3339
@@ -16,6 +17,8 @@ from appliance.trust import floor
 from appliance.trust.envelope import Addressee, Slot, seal
 from appliance.trust.keys import SigningKey
 
+_MOST_WANTED = 50
+"""A report must stay small; what is left out is asked for when some of this has come."""
 _LIFETIME = floor.SPAN
 """A report is known as old by its number; a node whose clock is wrong must be heard too."""
 
@@ -28,6 +31,7 @@ class Reporter:
     controller: Controller
     machine: Callable[[], MachineFacts]
     clock: Clock
+    wanted: Callable[[], list[Wanted]] = list
 
     def body(self) -> dict[str, Any]:
         """Return the node's state as plain JSON data."""
@@ -39,6 +43,7 @@ class Reporter:
             "drift": drift(desired),
             "machine": asdict(self.machine()),
             "streams": self.streams(),
+            "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
         }
 
     def streams(self) -> dict[str, dict[str, int]]:

@@ -110,9 +110,9 @@ def select(deployment: ModelDeployment, catalogue: list[Variant]) -> tuple[str, 
         held = ", ".join(sorted(v.reference for v in known))
         wanted = f"{spec.model}, quantization {spec.quantization}, engine {spec.engine}"
         return f"no variant is {wanted}; here is {held}", []
-    newest = max(_version(v.version) for v in found)
+    newest = max(version_key(v.version) for v in found)
     return "", sorted(
-        (v for v in found if _version(v.version) == newest),
+        (v for v in found if version_key(v.version) == newest),
         key=lambda v: (-v.weights_bytes, v.name),
     )
 
@@ -141,8 +141,8 @@ def fit(
     return Condition("Fits", Truth.TRUE, "Fits", message)
 
 
-def _version(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a version so that 1.10 is above 1.9, and 1.0 is above 1.0-rc1 and below 1.0.1."""
+def version_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return what versions sort by: 1.10 is above 1.9, and 1.0 is above 1.0-rc1 and below 1.0.1."""
     parts = text.replace("-", ".").split(".")
     end = (0, 1, "")  # above a word, below a number
     return (*((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts), end)

@@ -103,6 +103,7 @@ def _services(core: NodeCore) -> LocalServices:
         importer=core.importer,
         receipts=core.receipts,
         answers=core.answers,
+        care=core.care,
         reserve=core.reserve,
         clock=SystemClock(),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},

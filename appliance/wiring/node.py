@@ -9,9 +9,11 @@ from typing import Any
 from appliance import __version__
 from appliance.bundle.accept import Importer, ImportParts
 from appliance.bundle.answers import AnswerTaker
+from appliance.bundle.intake import Housekeeping
 from appliance.bundle.judge import rederive
 from appliance.bundle.receipts import ReceiptBook
 from appliance.cache import catalog
+from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
 from appliance.core.model import Replica
 from appliance.errors import NoSpaceError, NotFoundError
@@ -24,18 +26,21 @@ from appliance.kit.reserve import Reserve
 from appliance.ledger import chain
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
+from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller
 from appliance.node.freshness import freshness
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
+from appliance.node.retention import Retaining
 from appliance.node.uplink import Uplink
 from appliance.runtime import logfile, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
-from appliance.settings import EngineSettings, Settings
+from appliance.settings import CacheSettings, EngineSettings, Settings
 from appliance.sync.mqtt import BrokerAddress
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
@@ -55,10 +60,12 @@ class NodeCore:
     answers: AnswerTaker
     importer: Importer
     reserve: Reserve
+    care: CacheCare
+    retaining: Retaining
 
 
 @contextmanager
-def open_node(state: Path) -> Iterator[NodeCore]:
+def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeCore]:
     """Open a state folder as its only writer.
 
     Raises:
@@ -76,16 +83,39 @@ def open_node(state: Path) -> Iterator[NodeCore]:
         try:
             rederive(trust, ledger)
             store.publish_index(ledger.read(catalog.variants))
+            retaining = Retaining(state, ledger, clock, cache or CacheSettings())
+            care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
             key, held = identity.key, store.blobs.all
             receipts = ReceiptBook(identity.node, key, ledger, trust, clock, held)
             answers = AnswerTaker(identity.node, key.public, ledger, trust, clock)
-            importer = Importer(ImportParts(state, trust, store, ledger, clock, receipts, answers))
+            house = _housekeeping(ledger, care)
+            importer = Importer(
+                ImportParts(state, trust, store, ledger, clock, receipts, answers, house)
+            )
             reserve = Reserve(state / "reserve")
             yield NodeCore(
-                state, identity, ledger, trust, store, receipts, answers, importer, reserve
+                state,
+                identity,
+                ledger,
+                trust,
+                store,
+                receipts,
+                answers,
+                importer,
+                reserve,
+                care,
+                retaining,
             )
         finally:
             ledger.close()
+
+
+def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
+    return Housekeeping(
+        disk=lambda: ledger.read(site.disk),
+        make_room=care.collector.make_room,
+        quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
+    )
 
 
 async def run_node(state: Path, settings: Settings) -> None:
@@ -97,7 +127,7 @@ async def run_node(state: Path, settings: Settings) -> None:
     """
     if settings.sync.broker:
         BrokerAddress.parse(settings.sync.broker)
-    with open_node(state) as core:
+    with open_node(state, settings.cache) as core:
         try:
             core.reserve.hold()
         except NoSpaceError:
@@ -140,7 +170,7 @@ async def _run_loops(
     )
     controller.on_activation = core.receipts.activate
     passes = Passes(controller.reconcile, wake)
-    reporter = Reporter(core.ledger, controller, watch, clock)
+    reporter = Reporter(core.ledger, controller, watch, clock, core.care.health.wanted)
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, controller, wake)
     uplink.on_time = core.answers.take_time
     make_folder(state / places.SPOOL)
@@ -150,6 +180,8 @@ async def _run_loops(
     async def changed() -> None:
         await uplink.catalogue_changed()
         await passes.now()
+
+    caretaker = Caretaker(core.care, core.retaining, controller, changed)
 
     def status() -> dict[str, Any]:
         return {
@@ -169,6 +201,7 @@ async def _run_loops(
         importer=core.importer,
         receipts=core.receipts,
         answers=core.answers,
+        care=core.care,
         reserve=core.reserve,
         clock=clock,
         status=status,
@@ -184,10 +217,13 @@ async def _run_loops(
             drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
             drive(usage.look, Wake(), clock, name="usage", resync_s=30),
             drive(watch.look, Wake(), clock, name="machine", resync_s=300),
+            drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
+            drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)
+        caretaker.close()
 
 
 def _log_lines(state: Path, controller: Controller, name: str, lines: int) -> dict[str, list[str]]:

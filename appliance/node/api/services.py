@@ -8,6 +8,7 @@ from typing import Any
 from appliance.bundle.accept import Importer
 from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.receipts import ReceiptBook
+from appliance.cache.care import CacheCare
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
@@ -21,6 +22,7 @@ class LocalServices:
     importer: Importer
     receipts: ReceiptBook
     answers: AnswerTaker
+    care: CacheCare
     reserve: Reserve
     clock: Clock
     status: Callable[[], dict[str, Any]]

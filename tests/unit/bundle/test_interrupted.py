@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
+from appliance.bundle.accept import Importer
 from appliance.bundle.intake import Intake
 from appliance.bundle.queue import Step
 from appliance.cache.copying import BUFFER_BYTES
 from appliance.core.ids import Digest
 from appliance.errors import NoSpaceError, NotFoundError, SignatureError
 from appliance.kit.files import free_bytes, is_locked
-from appliance.ledger.db import Ledger
-from appliance.ledger.streams import Fact
 from tests.conftest import need_root
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.gguf import small_llama
@@ -38,17 +37,15 @@ def test_a_crash_before_the_ledger_s_transaction_leaves_blobs_without_a_row(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, record = Draft().write(tmp_path / "b", signer), Ledger.record
+    folder = Draft().write(tmp_path / "b", signer)
 
-    def killed(ledger: Ledger, effect: Any, *facts: Fact) -> Any:
-        if facts:
-            raise KilledError
-        return record(ledger, effect)
+    def killed(*_: Any) -> None:
+        raise KilledError
 
-    monkeypatch.setattr(Ledger, "record", killed)
-    with pytest.raises(KilledError):
-        box.importer.run(folder, "a test")
-    monkeypatch.setattr(Ledger, "record", record)
+    with monkeypatch.context() as crash:
+        crash.setattr(Importer, "_admit", killed)
+        with pytest.raises(KilledError):
+            box.importer.run(folder, "a test")
     assert (len(box.store.blobs.all()), names(box)) == (3, [])
     assert not is_locked(box.state / "incoming" / ".lock")
     box.close()

@@ -28,6 +28,7 @@ from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
+from tests.helpers.stores import care_of
 from tests.helpers.waiting import StillClock
 from tests.helpers.web import serving_unix
 
@@ -60,6 +61,7 @@ class Box:
             importer=self.node.importer,
             receipts=self.node.receipts,
             answers=self.node.answers,
+            care=care_of(self.node),
             reserve=self.reserve,
             clock=StillClock(),
             status=lambda: {"node": "box-1", "deployments": [{"name": "notes"}]},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.cache.index import BlobState, Wanted
 from appliance.core import reading
 from appliance.ledger import streams
 from appliance.ledger.streams import Fact, Stream
@@ -15,7 +16,7 @@ from appliance.node.desired import FleetWord
 from appliance.node.report import Reporter
 from appliance.trust.envelope import Accepted, Addressee, Slot, accept, check_expiry
 from appliance.trust.floor import Now
-from tests.helpers.models import deployment, machine, variant, wire_site
+from tests.helpers.models import deployment, digest_of, machine, variant, wire_site
 from tests.helpers.nodes import ControlledNode
 from tests.helpers.signing import new_key
 
@@ -74,3 +75,16 @@ def test_a_report_says_how_much_of_each_stream_the_hub_has(node: ControlledNode)
     node.ledger.note(*[Fact(Stream.USAGE, "t", "", {})] * 3).result()
     assert reporter(node).streams()["usage"] == {"written": 3, "acknowledged": 0}
     assert set(reporter(node).streams()) == {str(s) for s in streams.Stream}
+
+
+def test_a_report_says_what_the_node_lost_and_wants_again(node: ControlledNode) -> None:
+    lost = [
+        Wanted(digest_of(str(n)), 9, BlobState.DAMAGED, ("small:1.0.0-Q4_0",)) for n in range(60)
+    ]
+    found = Reporter(node.ledger, node.controller, machine, node.clock, lambda: lost)
+    wanted = found.body()["wanted"]
+    assert wanted[0] == {
+        "digest": digest_of("0"), "size": 9, "state": "damaged", "models": ["small:1.0.0-Q4_0"],
+    }  # fmt: skip
+    assert len(wanted) == 50, "a report must stay small"
+    assert reporter(node).body()["wanted"] == []

@@ -1,0 +1,39 @@
+"""Everything in the ledger that makes a blob in the store belong to somebody.
+
+A blob that no root needs is collected sooner or later: whoever adds a table whose rows stand for
+things in the store adds its rows here.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+
+from appliance.cache import catalog
+from appliance.core.ids import Digest
+from appliance.core.model import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One manifest that is held, and what people call it.
+
+    ``variant`` is None for what is no model. ``stays`` says why care must never evict it by itself,
+    empty when it may.
+    """
+
+    manifest: Digest
+    reference: str
+    variant: Variant | None = None
+    stays: str = ""
+
+    @property
+    def own_blobs(self) -> dict[Digest, int]:
+        """The blobs that are known without its manifest, which may be lost: a size of 0 is none."""
+        own = {self.manifest: 0}
+        if self.variant is not None:
+            own[self.variant.weights] = self.variant.weights_bytes
+        return own
+
+
+def all_roots(db: sqlite3.Connection) -> list[Root]:
+    """Return every root, whether its blobs are whole or not."""
+    return [Root(v.manifest, v.reference, v) for v in catalog.everything(db)]
