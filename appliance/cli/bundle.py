@@ -1,4 +1,4 @@
-"""bundle lock, build, import."""
+"""bundle lock, build, sign, import."""
 
 import datetime
 import os
@@ -9,6 +9,7 @@ import typer
 
 from appliance.cli import against as thinning
 from appliance.cli import inspect
+from appliance.cli.asking import passphrase
 from appliance.cli.common import (
     DEFAULT_STATE,
     AsJson,
@@ -20,6 +21,7 @@ from appliance.cli.common import (
     table,
 )
 from appliance.cli.progress import ProgressLine, render
+from appliance.cli.sign import sign
 from appliance.core.quantity import format_bytes
 
 Definition = Annotated[Path, typer.Argument(help="A bundle definition, such as bundles/demo.yaml.")]
@@ -34,6 +36,7 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("lock", help="Fetch a definition's sources and write the digests seen.")(lock)
     group.command("build", help="Make a signed bundle from a locked definition.")(build)
+    group.command("sign", help="Add your signatures to a bundle; say who is next.")(sign)
     group.command("import", help="Verify a bundle and take it into this node.")(import_)
     group.command("queue", help="Show the imports that are under way or wait.")(queue)
     group.command("split", help="Cut a bundle into volumes for FAT32 and small sticks.")(split)
@@ -67,7 +70,7 @@ def build(  # noqa: PLR0913 - an argument an option
         found = builder.build(
             builder.read_definition(definition),
             output,
-            Repository(keys),
+            Repository(keys, passphrase(None)),
             cache_folder(cache),
             datetime.datetime.now(datetime.UTC),
             line.update,

@@ -169,6 +169,11 @@ class Keyring:
         """The public halves of the keys in it."""
         return frozenset(self._paths)
 
+    @property
+    def halves(self) -> tuple[PublicKey, ...]:
+        """The public halves, called as their files are."""
+        return tuple(PublicKey(holder_name(path.stem), p) for p, path in self._paths.items())
+
     def key(self, public: str) -> SigningKey:
         """Return the key of a public half, asking for its passphrase once.
 
@@ -209,15 +214,6 @@ def create_pair(path: Path, passphrase: str | None = None) -> PublicKey:
     public = PublicKey(name, SigningKey.create(path, passphrase).public)
     public.write(beside)
     return public
-
-
-def change_passphrase(path: Path, old: Passphrase, new: str | None) -> None:
-    """Lock the key in ``path`` anew, or with ``None`` leave it without a passphrase.
-
-    Raises:
-        NotFoundError, UsageError, StateUnusableError: the key stays as it was.
-    """
-    SigningKey.open(path, old).write(path, new)
 
 
 def is_locked(pem: bytes) -> bool:

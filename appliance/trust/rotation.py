@@ -7,6 +7,7 @@ roles and not of four.
 
 import copy
 import datetime
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -104,21 +105,29 @@ def check(root: Root) -> None:
         raise MalformedError("root: snapshot is not signed by those who sign targets")
 
 
+def signers(root: Root, before: Root | None) -> tuple[Signers, ...]:
+    """Return who must sign a root: those of the one before it, and its own."""
+    own = Signers.of(root, "root")
+    if before is None:
+        return (own,)
+    return (Signers("root as it was", before.roles["root"].threshold, keys_of(before, "root")), own)
+
+
 def standings(part: Part, before: Root | None) -> list[Standing]:
-    """Return who signed a root, and who is still missing: for the old threshold and for its own.
+    """Return how far the signing of a root is.
 
     Raises:
         SignatureError, ScopeError: a signature in it does not hold, or is a stranger's.
     """
-    root: Root = part.signed
-    name = f"{root.version}.root.json"
-    own = Signers.of(root, "root")
-    if before is None:
-        signing.check_no_stranger(name, part, own)
-        return [signing.standing(name, part, own)]
-    old = Signers("root, as it was", before.roles["root"].threshold, keys_of(before, "root"))
-    signing.check_no_stranger(name, part, own, old)
-    return [signing.standing(name, part, old), signing.standing(name, part, own)]
+    name, who = f"{part.signed.version}.root.json", signers(part.signed, before)
+    signing.check_no_stranger(name, part, *who)
+    return [signing.standing(name, part, each) for each in who]
+
+
+def fingerprint(part: Part) -> str:
+    """Return what people compare over another road: the same for every copy of a root."""
+    digest = hashlib.sha256(part.signed_bytes).hexdigest()[:32]
+    return " ".join(digest[at : at + 4] for at in range(0, len(digest), 4))
 
 
 def chain_of(files: Mapping[str, bytes], anchor: bytes | None = None) -> list[bytes]:
