@@ -18,8 +18,13 @@ def describe(found: dict[str, Any]) -> str:
     if found["solo"]:
         lines.append(f"solo: {SOLO}")
     rows = [
-        [each["role"], f"{each['threshold']} of {len(each['keys'])}", key["name"], key["public"]]
-        + ["here" if key["here"] else "elsewhere"]
+        [
+            each["role"],
+            f"{each['threshold']} of {len(each['keys'])}",
+            key["name"],
+            key["public"],
+            "here" if key["here"] else "elsewhere",
+        ]
         for each in found["roles"]
         for key in each["keys"]
     ]
@@ -52,10 +57,11 @@ def next_step(file: Path, standings: list[Standing], folder: Path | None = None)
 
 
 def _lists(found: dict[str, Any]) -> list[str]:
-    lines = []
-    for role in ("list", "timestamp"):
-        if (each := found[role]) is not None:
-            lines.append(f"{role} {each['version']}, until {each['expires'][:10]}")
+    lines = [
+        f"{role} {each['version']}, until {each['expires'][:10]}"
+        for role in ("list", "timestamp")
+        if (each := found[role]) is not None
+    ]
     if found["waiting"] is not None:
         lines.append(f"list {found['waiting']} left and still lacks signatures")
     return lines

@@ -22,7 +22,7 @@ from appliance.errors import (
 )
 from appliance.kit.files import write_durably
 from appliance.trust import declarations, metadata, publishers, rotation, signing
-from appliance.trust.ceremony import Ceremony, Finished
+from appliance.trust.ceremony import Ceremony
 from appliance.trust.folder import KeysFolder
 from appliance.trust.keys import Keyring
 from appliance.trust.publishers import PublisherList
@@ -162,7 +162,6 @@ def adopt(
         _check_finished(ceremony)
         number = int(ceremony.targets.signed.version)
         if before is not None and before.targets.signed.version == number:
-            _check_same(before, ceremony)
             return number, False
         _take_declarations(files, ceremony.targets.signed, documents)
         files.keep(ceremony)
@@ -218,13 +217,6 @@ def _check_finished(ceremony: Ceremony) -> None:
                 f"{standing.file} still needs {standing.missing} of: {', '.join(standing.may)}",
                 hint="appliance bundle sign BUNDLE --key NAME.pem",
             )
-
-
-def _check_same(before: Finished, ceremony: Ceremony) -> None:
-    for role in ("targets", "snapshot"):
-        if getattr(before, role).signed_bytes != getattr(ceremony, role).signed_bytes:
-            number = ceremony.targets.signed.version
-            raise EquivocationError(f"another list {number} was finished before")
 
 
 def _take_declarations(files: KeysFolder, signed: Targets, documents: Documents) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 
 from tuf.api.metadata import MetaFile, Root, Snapshot, Targets, Timestamp
 
-from appliance.errors import CorruptError, DowngradeError, IncompleteError, SignatureError
+from appliance.errors import (
+    CorruptError,
+    DowngradeError,
+    EquivocationError,
+    IncompleteError,
+    SignatureError,
+)
 from appliance.trust import publishers, rotation, signing
 from appliance.trust.keys import Keyring
 from appliance.trust.publishers import PublisherList
@@ -61,8 +67,8 @@ class Ceremony:
 
         Raises:
             IncompleteError: there is no list to sign.
-            SignatureError, CorruptError, DowngradeError, ScopeError, MalformedError: a part was
-                changed on its way, or is not one that may be signed.
+            RefusedError: a part was changed on its way, or is not one that may be signed; its
+                subclass says why.
         """
         self._given = dict(files)
         self.chain = rotation.chain_of(files, anchor)
@@ -202,17 +208,25 @@ class Ceremony:
         return bool(result)
 
     def _check_lists(self) -> None:
-        if self.previous is not None and self._number < self.previous.targets.signed.version:
-            raise DowngradeError(
-                f"{self.list_file} is older than list "
-                f"{self.previous.targets.signed.version}, which is signed already"
-            )
+        if self.previous is not None:
+            self._check_number(self.previous.targets)
         for name, publisher in self.publishers.items():
             held = self.lists.get(name)
             if held is None:
                 raise IncompleteError(f"the list of the publisher {name} is not here")
             publishers.check_signed(held, publisher)
             self._check_not_older(held)
+
+    def _check_number(self, done: Part) -> None:
+        if self._number < done.signed.version:
+            raise DowngradeError(
+                f"{self.list_file} is older than list {done.signed.version}, which is signed already"
+            )
+        if self._number == done.signed.version and self.targets.signed_bytes != done.signed_bytes:
+            raise EquivocationError(
+                f"another list {self._number} was finished before",
+                hint="sign nothing; one who builds bundles used a number twice",
+            )
 
     def _check_not_older(self, held: PublisherList) -> None:
         before = None if self.previous is None else self.previous.snapshot.signed
