@@ -51,11 +51,20 @@ def confirm(what: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    print(what, file=sys.stderr)
+    print(plain(what), file=sys.stderr)
     _need_terminal("what is signed is read first", "--yes, once somebody has read it")
     if not typer.confirm("sign this?", err=True):
         print("nothing was signed", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def plain(text: str) -> str:
+    """Return text with what could rewrite the screen shown as what it is.
+
+    Paths and names come from files that others made; an escape sequence in one could hide a line
+    from whoever is about to sign it.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
 
 
 def _need_terminal(why: str, instead: str) -> None:

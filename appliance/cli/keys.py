@@ -8,7 +8,7 @@ import typer
 
 from appliance.bundle import countersign
 from appliance.cli import declare
-from appliance.cli.asking import PassphraseFile, Yes, confirm, new_passphrase, passphrase
+from appliance.cli.asking import PassphraseFile, Yes, confirm, new_passphrase, passphrase, plain
 from appliance.cli.common import AsJson, show
 from appliance.cli.keys_text import describe, next_step, standings_text
 from appliance.errors import UsageError
@@ -116,7 +116,7 @@ def change_passphrase(
 
 def list_(folder: Folder, as_json: AsJson = False) -> None:
     found = overview.overview(Repository(folder))
-    show(found, describe(found), as_json=as_json)
+    show(found, plain(describe(found)), as_json=as_json)
 
 
 def sign(
@@ -138,9 +138,8 @@ def sign(
     standings = passed.standings()
     data = {"signed": done, "says": passed.says, "standings": [s.to_wire() for s in standings]}
     text = f"signed now by {', '.join(done)}" if done else "signed before; nothing to add"
-    show(
-        data, f"{text}\n{standings_text(standings)}\n{next_step(file, standings)}", as_json=as_json
-    )
+    lines = [text, standings_text(standings), next_step(file, standings)]
+    show(data, plain("\n".join(lines)), as_json=as_json)
 
 
 def rotate(
@@ -192,7 +191,8 @@ def publish(  # noqa: PLR0913, PLR0917 - each names a file
     confirm("\n".join([f"{passed.path.name} of {name}:", *passed.says]), yes=yes)
     done = passed.sign(keyring)
     text = "\n".join([*passed.says, f"hand over {passed.path}, signed by {', '.join(done)}"])
-    show({"list": str(passed.path), "signed": done, "says": passed.says}, text, as_json=as_json)
+    data = {"list": str(passed.path), "signed": done, "says": passed.says}
+    show(data, plain(text), as_json=as_json)
 
 
 def _show_draft(folder: Path, drafted: arrivals.Drafted, *, as_json: bool) -> None:
@@ -205,7 +205,7 @@ def _show_draft(folder: Path, drafted: arrivals.Drafted, *, as_json: bool) -> No
     }
     step = next_step(drafted.path, list(drafted.standings), folder)
     lines = [*found.says, standings_text(list(drafted.standings)), step]
-    show(data, "\n".join(lines), as_json=as_json)
+    show(data, plain("\n".join(lines)), as_json=as_json)
 
 
 def _by_role(words: list[str] | None) -> dict[str, list[str]]:

@@ -1,12 +1,13 @@
 """bundle sign: several people sign one bundle, each with an own key."""
 
 import datetime
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from appliance.cli.asking import PassphraseFile, Yes, confirm, passphrase
+from appliance.cli.asking import PassphraseFile, Yes, confirm, passphrase, plain
 from appliance.cli.common import AsJson, show
 from appliance.core.quantity import format_bytes
 
@@ -40,9 +41,8 @@ def sign(
 
 def render(found: dict[str, Any]) -> str:
     """Return a review as a person reads it."""
-    return "\n".join(
-        [*_heading(found), *_changes(found), *_signed(found), *_standings(found), _next(found)]
-    )
+    parts = (_heading(found), _changes(found), _signed(found), _standings(found), [_next(found)])
+    return "\n".join(plain(line).replace("\n", " ") for part in parts for line in part)
 
 
 def _heading(found: dict[str, Any]) -> list[str]:
@@ -72,7 +72,9 @@ def _changes(found: dict[str, Any]) -> list[str]:
         size = "" if each["bytes"] is None else f"  {format_bytes(each['bytes'])}"
         here = "" if each.get("here", True) else "  (not in this bundle)"
         lines.append(f"  {signs[each['change']]} {each['path']}  {each['digest']}{size}{here}")
-        lines += [f"      {name}: {value}" for name, value in each.get("document", {}).items()]
+        lines += [
+            f"      {name}: {json.dumps(value)}" for name, value in each.get("document", {}).items()
+        ]
     return lines or ["  nothing is approved that was not, nothing taken away"]
 
 

@@ -220,7 +220,7 @@ class Ceremony:
     def _check_number(self, done: Part) -> None:
         if self._number < done.signed.version:
             raise DowngradeError(
-                f"{self.list_file} is older than list {done.signed.version}, which is signed already"
+                f"{self.list_file} is older than list {done.signed.version}, which is finished"
             )
         if self._number == done.signed.version and self.targets.signed_bytes != done.signed_bytes:
             raise EquivocationError(

@@ -90,7 +90,8 @@ class FolderFetcher(FetcherInterface):
 def test_root_2_of_3_and_targets_2_of_2_end_in_a_bundle_that_nodes_take(
     company: Company, tmp_path: Path
 ) -> None:
-    bundle, turns = unsigned(company), []
+    bundle = unsigned(company)
+    turns: list[tuple[object, ...]] = []
     for name in ("dora", "emil", "dora", "finn"):
         assert refusal(company, bundle, tmp_path / f"node-{len(turns)}") is IncompleteError
         bundle = company[name].take(bundle)
@@ -98,7 +99,8 @@ def test_root_2_of_3_and_targets_2_of_2_end_in_a_bundle_that_nodes_take(
         turns.append((name, standings(review), review["next"], review["finished"]))
     assert turns == [
         ("dora", {"targets": ["dora"], "snapshot": [], "timestamp": []}, ["emil"], False),
-        ("emil", {"targets": ["dora", "emil"], "snapshot": ["emil"], "timestamp": []}, ["dora"], False),
+        ("emil", {"targets": ["dora", "emil"], "snapshot": ["emil"], "timestamp": []},
+         ["dora"], False),
         ("dora", {"targets": ["dora", "emil"], "snapshot": ["dora", "emil"], "timestamp": []},
          ["finn"], False),
         ("finn", {"targets": ["dora", "emil"], "snapshot": ["dora", "emil"], "timestamp": ["finn"]},
@@ -136,7 +138,7 @@ def test_two_in_one_sitting_save_a_turn(company: Company, tmp_path: Path) -> Non
 
 def test_the_next_list_goes_on_from_the_adopted_one(company: Company, tmp_path: Path) -> None:
     finn, dora = company[FINISHER], company["dora"]
-    with pytest.raises(StateUnusableError, match="list 1 left .* lacks signatures"):
+    with pytest.raises(StateUnusableError, match=r"list 1 left .* lacks signatures"):
         company.build("1.1.0")
     shutil.rmtree(finn.folder / "sources-1.1.0")
     with pytest.raises(IncompleteError, match=r"1\.targets\.json still needs 2 of: dora, emil"):
@@ -299,7 +301,7 @@ def test_a_stranger_s_signature_is_not_overlooked(company: Company) -> None:
         dora.sign_bundle(dora.take(bundle))
 
 
-def test_what_a_declaration_says_is_shown_and_checked(company: Company, tmp_path: Path) -> None:
+def test_what_a_declaration_says_is_shown_and_checked(company: Company) -> None:
     finn, dora = company[FINISHER], company["dora"]
     finn.run("keys", "discard", company.keys)
     digest = "sha256:" + "ab" * 32
@@ -314,6 +316,19 @@ def test_what_a_declaration_says_is_shown_and_checked(company: Company, tmp_path
         dora.run("bundle", "sign", bundle)
 
 
+def test_a_path_cannot_hide_itself_on_the_screen(company: Company) -> None:
+    bundle, dora = company["dora"].take(unsigned(company)), company["dora"]
+
+    def add(found: Any) -> None:
+        targets = found["signed"]["targets"]
+        targets["images/evil\x1b[2K\r/1\n"] = next(iter(targets.values()))
+
+    changed(bundle / "tuf" / "1.targets.json", add)
+    text = dora.run("bundle", "sign", bundle).stdout
+    assert "+ images/evil\\u001b[2K\\u000d/1 " in text
+    assert "\x1b" not in text
+
+
 def test_another_organisation_s_root_is_not_believed(company: Company, tmp_path: Path) -> None:
     other = Machine(tmp_path / "other")
     other.run("keys", "init", other.folder / "keys", "--org", "acme", "--solo")
@@ -326,7 +341,7 @@ def test_another_organisation_s_root_is_not_believed(company: Company, tmp_path:
     assert dora.sign_bundle(bundle, "--keys", mine)["root"]["trusted"]
 
 
-def test_an_earlier_list_that_travels_along_must_be_ours(company: Company, tmp_path: Path) -> None:
+def test_an_earlier_list_that_travels_along_must_be_ours(company: Company) -> None:
     finn, dora = company[FINISHER], company["dora"]
     finn.run("keys", "adopt", company.keys, company.sign(unsigned(company)))
     bundle = dora.take(company.build("1.1.0").folder)

@@ -64,7 +64,7 @@ def test_a_first_root_is_in_force_when_enough_have_signed(tmp_path: Path) -> Non
     drafted = arrivals.init(tmp_path / "keys", "acme", arrangement(people), ISSUED)
     repository = Repository(tmp_path / "keys")
     assert not drafted.in_force
-    with pytest.raises(NotFoundError, match="the first root .* lacks signatures"):
+    with pytest.raises(NotFoundError, match=r"the first root .* lacks signatures"):
         repository.publish([], ISSUED)
     sign(drafted.path, people, "a")
     with pytest.raises(SignatureError):
@@ -177,7 +177,7 @@ def test_a_root_is_not_signed_without_the_one_before_it(tmp_path: Path) -> None:
     assert passing.read(path, repository.roots[0]).standings()[0].missing == 2
 
 
-def test_one_person_replaces_every_key_alone(solo: Repository, tmp_path: Path) -> None:
+def test_one_person_replaces_every_key_alone(solo: Repository) -> None:
     solo.publish([new_target("a")], ISSUED)
     change = Rotation({"targets": [pair(solo.folder, "targets-2")]}, {"targets": ["targets-1"]})
     drafted = arrivals.rotate(solo, change, ISSUED + DAY)
@@ -211,7 +211,7 @@ def vars_of(published: object) -> dict[str, bytes]:
 
 
 def test_numbers_begin_again_when_a_thief_of_the_timestamp_key_ran_ahead(
-    solo: Repository, tmp_path: Path
+    solo: Repository,
 ) -> None:
     first = solo.publish([new_target("a")], ISSUED)
     stamp = signing.read(first.files["timestamp.json"], "timestamp", "it")
