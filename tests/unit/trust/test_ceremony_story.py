@@ -392,3 +392,48 @@ def test_thresholds_count_people(company: Company) -> None:
     found = {name: (role.threshold, len(role.keyids)) for name, role in root.roles.items()}
     assert found == {"root": (2, 3), "targets": (2, 2), "snapshot": (2, 2), "timestamp": (1, 1)}
     assert len(APPROVERS) == 2
+
+
+def test_a_list_with_all_its_signatures_is_frozen(company: Company, tmp_path: Path) -> None:
+    """A third approver's signature would change the bytes that the snapshot names."""
+    finn = company[FINISHER]
+    finn.run("keys", "discard", company.keys)
+    third = Machine(tmp_path / "frieda")
+    draft = finn.ask("keys", "rotate", company.keys, "--add", f"targets={third.make_key()}")
+    passed = Path(draft["root"])
+    for name in ("ben", "anna"):
+        passed = company[name].take(passed)
+        old = company[name].take(company.keys / "metadata" / "1.root.json")
+        company[name].sign_root(passed, "--root", old)
+    finn.run("keys", "adopt", company.keys, finn.take(passed))
+    bundle = company.sign(company.build("1.1.0").folder, ["dora", "emil"])
+    before = (bundle / "tuf" / "2.targets.json").read_bytes()
+    bundle = third.take(bundle)
+    review = third.sign_bundle(bundle)
+    assert review["signed"] == [{"file": "1.snapshot.json", "by": "frieda"}]
+    assert (bundle / "tuf" / "2.targets.json").read_bytes() == before
+    assert imported(company, company.sign(bundle, ["finn"]), tmp_path / "node")
+
+
+def test_an_older_list_of_a_publisher_is_signed_by_nobody(company: Company, tmp_path: Path) -> None:
+    finn, dora, vendor = company[FINISHER], company["dora"], Machine(tmp_path / "contoso")
+    finn.run("keys", "discard", company.keys)
+    pub = vendor.make_key()
+    vendor.run("keys", "init", vendor.folder / "own", "--org", "contoso", "--solo")
+    own = build_bundle(vendor.folder, Repository(vendor.folder / "own"), publisher="contoso")
+    sign = ("keys", "publish", "contoso", "--from", own.folder, "--key", vendor.key, "--yes",
+            "-o", vendor.folder, "--passphrase-file", vendor.folder / "word")  # fmt: skip
+    first = Path(vendor.ask(*sign)["list"])
+    second = Path(vendor.ask(*sign, "--last", first)["list"])
+    finn.run("keys", "add-publisher", company.keys, "contoso", "--key", pub)
+    finn.run("keys", "adopt", company.keys, finn.take(second))
+    bundle = company.sign(company.build("1.1.0").folder)
+    assert (bundle / "tuf" / second.name).exists()
+    finn.run("keys", "adopt", company.keys, bundle)
+    bundle = dora.take(company.build("1.2.0").folder)
+    (bundle / "tuf" / second.name).unlink()
+    with pytest.raises(IncompleteError, match="the list of the publisher contoso is not here"):
+        dora.sign_bundle(bundle)
+    shutil.copy(first, bundle / "tuf")
+    with pytest.raises(DowngradeError, match="older than list 2 of contoso, which nodes have"):
+        dora.sign_bundle(bundle)
