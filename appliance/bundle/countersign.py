@@ -139,6 +139,11 @@ def open_session(
     return Session(folder, ceremony, keyring, repository, anchor is not None)
 
 
+def to_sign(folder: Path) -> list[str]:
+    """Return who must sign a bundle next; nobody when it is finished."""
+    return open_session(folder, []).next_people()
+
+
 def adopt(folder: Path, what: Path) -> str:
     """Take what somebody brought into a keys folder: a root, a publisher's list, or a bundle.
 

@@ -21,7 +21,7 @@ from appliance.cli.common import (
     table,
 )
 from appliance.cli.progress import ProgressLine, render
-from appliance.cli.sign import sign
+from appliance.cli.sign import next_to_sign, sign
 from appliance.core.quantity import format_bytes
 
 Definition = Annotated[Path, typer.Argument(help="A bundle definition, such as bundles/demo.yaml.")]
@@ -63,6 +63,7 @@ def build(  # noqa: PLR0913 - an argument an option
     as_json: AsJson = False,
 ) -> None:
     from appliance.bundle import build as builder  # noqa: PLC0415
+    from appliance.bundle.countersign import to_sign  # noqa: PLC0415
     from appliance.trust.repository import Repository  # noqa: PLC0415
 
     receipt = thinning.receipt(against, node_key)
@@ -80,9 +81,10 @@ def build(  # noqa: PLR0913 - an argument an option
         f"built {found.name} {found.version} in {found.folder}: "
         f"{', '.join(found.models)}, {format_bytes(found.size)}{thinned.text}"
     )
+    people = to_sign(found.folder)
     data = {"name": found.name, "version": found.version, "folder": str(found.folder)}
-    sizes = {"models": found.models, "bytes": found.size, **thinned.data}
-    show({**data, **sizes}, text, as_json=as_json)
+    sizes = {"models": found.models, "bytes": found.size, **thinned.data, "next": people}
+    show({**data, **sizes}, text + next_to_sign(people, found.folder), as_json=as_json)
 
 
 def import_(

@@ -39,6 +39,17 @@ def sign(
     show(found, render(found), as_json=as_json)
 
 
+def next_to_sign(people: list[str], bundle: Path) -> str:
+    """Return what to add to the news that a bundle was built, while it lacks signatures."""
+    if not people:
+        return ""
+    words = plain(" or ".join(people))
+    return (
+        "\nunfinished: nodes refuse it until enough people have signed it"
+        f"\nnext: {words}, with: appliance bundle sign {bundle} --key NAME.pem"
+    )
+
+
 def render(found: dict[str, Any]) -> str:
     """Return a review as a person reads it."""
     parts = (_heading(found), _changes(found), _signed(found), _standings(found), [_next(found)])

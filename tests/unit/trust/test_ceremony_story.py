@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 from tuf.api.metadata import Metadata, Root
-from tuf.ngclient import Updater
-from tuf.ngclient.fetcher import FetcherInterface
 
 from appliance.errors import (
     ApplianceError,
@@ -26,6 +24,7 @@ from appliance.trust.repository import Repository
 from tests.helpers.organisation import Node
 from tests.helpers.people import APPROVERS, FINISHER, Company, Machine, build_bundle
 from tests.helpers.signing import flip
+from tests.helpers.tuf_client import tuf_client
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +71,6 @@ def standings(review: Any) -> dict[str, list[str]]:
     return {each["role"]: each["signed"] for each in review["standings"]}
 
 
-class FolderFetcher(FetcherInterface):
-    """Gives python-tuf's own client the files of a bundle."""
-
-    def _fetch(self, url: str) -> Any:
-        from tuf.api.exceptions import DownloadHTTPError  # noqa: PLC0415
-
-        path = Path(url.removeprefix("file://"))
-        if not path.exists():
-            raise DownloadHTTPError("not there", 404)
-        yield path.read_bytes()
-
-
 # --- the good road --------------------------------------------------------------------------------
 
 
@@ -114,16 +101,8 @@ def test_root_2_of_3_and_targets_2_of_2_end_in_a_bundle_that_nodes_take(
 
 def test_python_tuf_s_own_client_takes_it(company: Company, tmp_path: Path) -> None:
     bundle = company.sign(unsigned(company))
-    root = (company.keys / "metadata" / "1.root.json").read_bytes()
-    (tmp_path / "client").mkdir()
-    updater = Updater(
-        str(tmp_path / "client"), f"file://{bundle}/tuf/", fetcher=FolderFetcher(), bootstrap=root
-    )
-    updater._trusted_set.reference_time = Metadata.from_file(
-        str(bundle / "tuf" / "timestamp.json")
-    ).signed.expires.replace(year=2027, month=1)
-    updater.refresh()
-    assert updater.get_targetinfo("models/acme/small/1.0.0/Q4_0") is not None
+    client = tuf_client(tmp_path, {p.name: p.read_bytes() for p in (bundle / "tuf").iterdir()})
+    assert client.get_targetinfo("models/acme/small/1.0.0/Q4_0") is not None
 
 
 def test_two_in_one_sitting_save_a_turn(company: Company, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from appliance.trust import arrivals, publishers, signing
 from appliance.trust.keys import Keyring, PublicKey, create_pair
 from appliance.trust.publishers import Publisher
 from appliance.trust.repository import Published, Repository
-from tests.helpers.signing import ISSUED
+from tests.helpers.signing import ISSUED, digest_of
 from tests.helpers.signing import target as target_file
+from tests.helpers.tuf_client import tuf_client
 from tests.unit.trust.test_repository import new_target
 
 PATH = "models/contoso/small/1.0.0/Q4_0"
@@ -206,3 +207,20 @@ def test_a_list_that_hands_out_more_is_not_signed() -> None:
         signed.delegations.roles = {role.name: role}
         with pytest.raises(ScopeError, match="approve more than one publisher's models"):
             publishers.delegated(signed)
+
+
+def test_python_tuf_s_own_client_follows_the_delegation(
+    repository: Repository, contoso: PublicKey, tmp_path: Path
+) -> None:
+    repository.add_publisher(Publisher("contoso", (contoso,)))
+    arrivals.take_list(repository, their_list(tmp_path), file())
+    published = repository.publish([new_target("models/acme/x/1/Q4_0")], ISSUED)
+    client = tuf_client(tmp_path, published.files)
+    theirs = client.get_targetinfo(PATH)
+    assert theirs is not None
+    assert theirs.hashes == {"sha256": digest_of(b"words").removeprefix("sha256:")}
+    assert client.get_targetinfo("models/acme/x/1/Q4_0") is not None
+    assert client.get_targetinfo("models/contoso/other/1/Q4_0") is None
+    repository.remove_publisher("contoso")
+    published = repository.publish([], ISSUED)
+    assert tuf_client(tmp_path, published.files).get_targetinfo(PATH) is None
