@@ -394,7 +394,9 @@ def test_a_list_with_all_its_signatures_is_frozen(company: Company, tmp_path: Pa
     assert imported(company, company.sign(bundle, ["finn"]), tmp_path / "node")
 
 
-def test_an_older_list_of_a_publisher_is_signed_by_nobody(company: Company, tmp_path: Path) -> None:
+def test_no_other_list_of_a_publisher_is_signed_than_its_newest(
+    company: Company, tmp_path: Path
+) -> None:
     finn, dora, vendor = company[FINISHER], company["dora"], Machine(tmp_path / "contoso")
     finn.run("keys", "discard", company.keys)
     pub = vendor.make_key()
@@ -410,6 +412,9 @@ def test_an_older_list_of_a_publisher_is_signed_by_nobody(company: Company, tmp_
     assert (bundle / "tuf" / second.name).exists()
     finn.run("keys", "adopt", company.keys, bundle)
     bundle = dora.take(company.build("1.2.0").folder)
+    changed(bundle / "tuf" / second.name, lambda found: found["signatures"].clear())
+    with pytest.raises(SignatureError, match="not signed by 1 of the keys of contoso"):
+        dora.sign_bundle(bundle)
     (bundle / "tuf" / second.name).unlink()
     with pytest.raises(IncompleteError, match="the list of the publisher contoso is not here"):
         dora.sign_bundle(bundle)
