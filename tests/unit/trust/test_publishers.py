@@ -16,7 +16,7 @@ from appliance.errors import (
     SignatureError,
     UsageError,
 )
-from appliance.trust import arrivals, publishers, signing
+from appliance.trust import arrivals, passing, publishers, signing
 from appliance.trust.keys import Keyring, PublicKey, create_pair
 from appliance.trust.publishers import Publisher
 from appliance.trust.repository import Published, Repository
@@ -224,3 +224,17 @@ def test_python_tuf_s_own_client_follows_the_delegation(
     repository.remove_publisher("contoso")
     published = repository.publish([], ISSUED)
     assert tuf_client(tmp_path, published.files).get_targetinfo(PATH) is None
+
+
+def test_two_people_of_a_publisher_sign_one_after_the_other(
+    repository: Repository, contoso: PublicKey, tmp_path: Path
+) -> None:
+    second = create_pair(tmp_path / "vendor" / "second.pem")
+    repository.add_publisher(Publisher("contoso", (contoso, second), 2))
+    path = tmp_path / file()
+    path.write_bytes(their_list(tmp_path))
+    with pytest.raises(SignatureError, match="is not signed by 2 of the keys of contoso"):
+        arrivals.take_list(repository, path.read_bytes(), file())
+    keyring = Keyring([tmp_path / "vendor" / "second.pem"])
+    assert passing.read(path, None, keyring.halves).sign(keyring) == ["second"]
+    assert arrivals.take_list(repository, path.read_bytes(), file()).version == 1
