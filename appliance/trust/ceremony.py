@@ -104,13 +104,17 @@ class Ceremony:
         return [self._standing(role) for role in ORDER]
 
     def sign(self, keyring: Keyring, now: datetime.datetime) -> list[tuple[str, str]]:
-        """Add every signature that these keys may give now; return pairs of file and name."""
-        done = self._sign("targets", self.targets, keyring)
+        """Add every signature that these keys may give now; return pairs of file and name.
+
+        Raises:
+            MalformedError: a part is dated after ``now``, or lives longer than its kind may.
+        """
+        done = self._sign("targets", self.targets, keyring, now)
         for role in ("snapshot", "timestamp"):
             if any(self._standing(earlier).missing for earlier in ORDER[: ORDER.index(role)]):
                 break
             part = getattr(self, role) or self._draft(role, now)
-            if signed := self._sign(role, part, keyring):
+            if signed := self._sign(role, part, keyring, now):
                 setattr(self, role, part)
                 done += signed
         return done
@@ -154,9 +158,12 @@ class Ceremony:
                 found[self._name(role)] = self._bytes(role, part)
         return found
 
-    def _sign(self, role: str, part: Part, keyring: Keyring) -> list[tuple[str, str]]:
+    def _sign(
+        self, role: str, part: Part, keyring: Keyring, now: datetime.datetime
+    ) -> list[tuple[str, str]]:
         if not self._standing(role).missing:
             return []
+        signing.check_times(self._name(role, part), role, part, now)
         names = signing.add_signatures(part, Signers.of(self.root, role), keyring)
         return [(self._name(role, part), name) for name in names]
 

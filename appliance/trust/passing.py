@@ -184,7 +184,8 @@ def _root(path: Path, part: Part, given: Path | None) -> Passed:
     rotation.check(root)
     before = None if root.version == 1 else _before(path, root.version - 1, given)
     signers = rotation.signers(root, before)
-    says = [f"root {root.version} of {rotation.org_of(root)}, {rotation.fingerprint(part)}"]
+    when = f"issued {signing.issued(part, path.name):%Y-%m-%d}, until {root.expires:%Y-%m-%d}"
+    says = [f"root {root.version} of {rotation.org_of(root)}, {rotation.fingerprint(part)}", when]
     if before is not None:
         says += rotation.changes(before, root)
     says += rotation.describe(root)

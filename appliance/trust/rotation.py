@@ -87,12 +87,6 @@ def check(root: Root) -> None:
         UsageError: a threshold is below 1, or asks for more keys than there are.
     """
     held = [(role, keys_of(root, role)) for role in ROLES]
-    twice = [key.keyid for _, keys in held for key in keys]
-    for keyid in {keyid for keyid in twice if twice.count(keyid) > 1}:
-        raise MalformedError(
-            f"the key of {signing.holder(root.keys[keyid])} is given twice",
-            hint="every person holds one key, and every key one role",
-        )
     signing.distinct(chain.from_iterable(keys for _, keys in held), "root")
     for role, keys in held:
         threshold = root.roles[role].threshold

@@ -27,6 +27,8 @@ LIFETIMES = {
 }
 """How long metadata may be imported for. A stick travels slowly; running models never expire."""
 
+_CLOCKS_DIFFER = datetime.timedelta(days=1)
+
 NAME_FIELD = "x-name"
 """Where a root says what a key is called, so that people read names and not digits."""
 
@@ -125,6 +127,22 @@ def issued(part: Part, name: str) -> datetime.datetime:
         return parse_rfc3339(str(part.signed.unrecognized_fields["x-issued"]))
     except (KeyError, ValueError) as error:
         raise MalformedError(f"{name} does not say when it was issued (x-issued)") from error
+
+
+def check_times(name: str, kind: str, part: Part, now: datetime.datetime) -> None:
+    """Refuse to sign what somebody dated ahead: nodes never again believe an earlier time.
+
+    Raises:
+        MalformedError: it is dated after ``now``, or lives longer than its kind may.
+    """
+    when = issued(part, name)
+    if when > now + _CLOCKS_DIFFER:
+        raise MalformedError(
+            f"{name} says that it was issued {when:%Y-%m-%d}, which is still to come",
+            hint="compare the clocks of the two machines; else somebody dated it ahead",
+        )
+    if part.signed.expires - when > LIFETIMES[kind]:
+        raise MalformedError(f"{name} lives longer than {LIFETIMES[kind].days} days")
 
 
 def draft(signed: Root | Timestamp | Snapshot | Targets, kind: str, now: datetime.datetime) -> Part:

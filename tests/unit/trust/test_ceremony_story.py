@@ -14,6 +14,7 @@ from appliance.errors import (
     DowngradeError,
     EquivocationError,
     IncompleteError,
+    MalformedError,
     NotFoundError,
     ScopeError,
     SignatureError,
@@ -267,6 +268,28 @@ def test_a_snapshot_that_names_another_list_is_signed_by_nobody(company: Company
     changed(path, point_elsewhere)
     with pytest.raises(CorruptError, match="does not follow from the lists beside it"):
         dora.sign_bundle(dora.take(bundle))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("x-issued", "2098-01-01T00:00:00.000Z", "issued 2098-01-01, which is still to come"),
+        ("expires", "2099-01-01T00:00:00Z", "lives longer than 730 days"),
+    ],
+)
+@pytest.mark.parametrize("turns", [[], ["dora", "emil"]])
+def test_nobody_signs_what_is_dated_ahead(
+    company: Company, turns: list[str], field: str, value: str, why: str
+) -> None:
+    bundle, dora = company["dora"].take(company.sign(unsigned(company), turns)), company["dora"]
+
+    def date_ahead(found: Any) -> None:
+        found["signed"] |= {"expires": "2099-01-01T00:00:00Z", field: value}
+        found["signatures"].clear()
+
+    changed(bundle / "tuf" / f"1.{'snapshot' if turns else 'targets'}.json", date_ahead)
+    with pytest.raises(MalformedError, match=why):
+        dora.sign_bundle(bundle)
 
 
 def test_a_stranger_s_signature_is_not_overlooked(company: Company) -> None:

@@ -113,6 +113,10 @@ def test_one_key_under_two_ids_or_names_is_one_key(tmp_path: Path) -> None:
     repository = Repository.init_solo(tmp_path / "keys", "acme", ISSUED)
     root = repository.files.root
     (first, *_) = rotation.keys_of(root, "root")
+    root.add_key(first, "timestamp")
+    with pytest.raises(MalformedError, match="root-1 and root-1 are one and the same key"):
+        rotation.check(root)
+    root = repository.files.root
     twin = signing.tuf_key(PublicKey("twin", signing.public_of(first)))
     twin.keyid = "ab" * 32
     root.add_key(twin, "root")
