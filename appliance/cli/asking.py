@@ -1,13 +1,16 @@
 """What a command asks a person: a passphrase, without echo, and whether to go on."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from appliance.core.plain import plain
 from appliance.errors import NotFoundError, UsageError
+
+_LONGEST_LINE = 1 << 16
 
 PassphraseFile = Annotated[
     Path | None,
@@ -51,20 +54,16 @@ def confirm(what: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    print(plain(what), file=sys.stderr)
+    print(what, file=sys.stderr)
     _need_terminal("what is signed is read first", "--yes, once somebody has read it")
     if not typer.confirm("sign this?", err=True):
         print("nothing was signed", file=sys.stderr)
         raise typer.Exit(1)
 
 
-def plain(text: str) -> str:
-    """Return text with what could rewrite the screen shown as what it is.
-
-    Paths and names come from files that others made; an escape sequence in one could hide a line
-    from whoever is about to sign it.
-    """
-    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+def screen(lines: Iterable[str]) -> str:
+    """Return lines of which none can rewrite the screen, or hide another from who is to sign."""
+    return "\n".join(plain(line, _LONGEST_LINE) for line in lines)
 
 
 def _need_terminal(why: str, instead: str) -> None:

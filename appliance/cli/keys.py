@@ -8,9 +8,9 @@ import typer
 
 from appliance.bundle import countersign
 from appliance.cli import declare
-from appliance.cli.asking import PassphraseFile, Yes, confirm, new_passphrase, passphrase, plain
+from appliance.cli.asking import PassphraseFile, Yes, confirm, new_passphrase, passphrase, screen
 from appliance.cli.common import AsJson, show
-from appliance.cli.keys_text import describe, next_step, standings_text
+from appliance.cli.keys_text import describe, next_step, standing_lines
 from appliance.errors import UsageError
 from appliance.trust import arrivals, overview, passing
 from appliance.trust import keys as key_files
@@ -116,7 +116,7 @@ def change_passphrase(
 
 def list_(folder: Folder, as_json: AsJson = False) -> None:
     found = overview.overview(Repository(folder))
-    show(found, plain(describe(found)), as_json=as_json)
+    show(found, screen(describe(found)), as_json=as_json)
 
 
 def sign(
@@ -133,13 +133,13 @@ def sign(
     passed = passing.read(file, root, keyring.halves)
     passed.check_keys(keyring)
     if passed.may_sign(keyring):
-        confirm("\n".join(passed.says), yes=yes)
+        confirm(screen(passed.says), yes=yes)
     done = passed.sign(keyring)
     standings = passed.standings()
     data = {"signed": done, "says": passed.says, "standings": [s.to_wire() for s in standings]}
     text = f"signed now by {', '.join(done)}" if done else "signed before; nothing to add"
-    lines = [text, standings_text(standings), next_step(file, standings)]
-    show(data, plain("\n".join(lines)), as_json=as_json)
+    lines = [text, *standing_lines(standings), next_step(file, standings)]
+    show(data, screen(lines), as_json=as_json)
 
 
 def rotate(
@@ -188,11 +188,11 @@ def publish(  # noqa: PLR0913, PLR0917 - each names a file
     path = output / f"publisher-{name}.json"
     files = countersign.metadata_files(bundle)
     passed = passing.draft_list(path, files, last, keyring.halves, _now())
-    confirm("\n".join([f"{passed.path.name} of {name}:", *passed.says]), yes=yes)
+    confirm(screen([f"{passed.path.name} of {name}:", *passed.says]), yes=yes)
     done = passed.sign(keyring)
-    text = "\n".join([*passed.says, f"hand over {passed.path}, signed by {', '.join(done)}"])
+    lines = [*passed.says, f"hand over {passed.path}, signed by {', '.join(done)}"]
     data = {"list": str(passed.path), "signed": done, "says": passed.says}
-    show(data, plain(text), as_json=as_json)
+    show(data, screen(lines), as_json=as_json)
 
 
 def _show_draft(folder: Path, drafted: arrivals.Drafted, *, as_json: bool) -> None:
@@ -204,8 +204,8 @@ def _show_draft(folder: Path, drafted: arrivals.Drafted, *, as_json: bool) -> No
         "standings": [standing.to_wire() for standing in drafted.standings],
     }
     step = next_step(drafted.path, list(drafted.standings), folder)
-    lines = [*found.says, standings_text(list(drafted.standings)), step]
-    show(data, plain("\n".join(lines)), as_json=as_json)
+    lines = [*found.says, *standing_lines(list(drafted.standings)), step]
+    show(data, screen(lines), as_json=as_json)
 
 
 def _by_role(words: list[str] | None) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from appliance.trust.overview import SOLO
 from appliance.trust.signing import Standing
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(found: dict[str, Any]) -> list[str]:
     """Return what a keys folder says of itself."""
     root = found["root"]
     lines = [
@@ -28,11 +28,11 @@ def describe(found: dict[str, Any]) -> str:
         for each in found["roles"]
         for key in each["keys"]
     ]
-    lines += [table(["role", "must sign", "holder", "public key", "private key"], rows)]
-    return "\n".join([*lines, *_lists(found), *_declared(found)])
+    head = ["role", "must sign", "holder", "public key", "private key"]
+    return [*lines, *table(head, rows).split("\n"), *_lists(found), *_declared(found)]
 
 
-def standings_text(standings: list[Standing]) -> str:
+def standing_lines(standings: list[Standing]) -> list[str]:
     """Return who signed and who is missing, a line for each threshold."""
     lines = []
     for each in standings:
@@ -42,7 +42,7 @@ def standings_text(standings: list[Standing]) -> str:
         if each.missing:
             line += f"; missing {each.missing} of {', '.join(each.may)}"
         lines.append(line)
-    return "\n".join(lines)
+    return lines
 
 
 def next_step(file: Path, standings: list[Standing], folder: Path | None = None) -> str:

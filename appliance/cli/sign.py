@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from appliance.cli.asking import PassphraseFile, Yes, confirm, passphrase, plain
+from appliance.cli.asking import PassphraseFile, Yes, confirm, passphrase, screen
 from appliance.cli.common import AsJson, show
+from appliance.core.plain import plain
 from appliance.core.quantity import format_bytes
 
 Keys = Annotated[
@@ -43,17 +44,16 @@ def next_to_sign(people: list[str], bundle: Path) -> str:
     """Return what to add to the news that a bundle was built, while it lacks signatures."""
     if not people:
         return ""
-    words = plain(" or ".join(people))
     return (
         "\nunfinished: nodes refuse it until enough people have signed it"
-        f"\nnext: {words}, with: appliance bundle sign {bundle} --key NAME.pem"
+        f"\nnext: {plain(' or '.join(people))}, with: appliance bundle sign {bundle} --key NAME.pem"
     )
 
 
 def render(found: dict[str, Any]) -> str:
     """Return a review as a person reads it."""
     parts = (_heading(found), _changes(found), _signed(found), _standings(found), [_next(found)])
-    return "\n".join(plain(line).replace("\n", " ") for part in parts for line in part)
+    return screen(line for part in parts for line in part)
 
 
 def _heading(found: dict[str, Any]) -> list[str]:

@@ -327,7 +327,7 @@ def test_a_path_cannot_hide_itself_on_the_screen(company: Company) -> None:
 
     changed(bundle / "tuf" / "1.targets.json", add)
     text = dora.run("bundle", "sign", bundle).stdout
-    assert "+ images/evil\\u001b[2K\\u000d/1 " in text
+    assert "+ images/evil\\x1b[2K\\r/1\\n  sha256" in text
     assert "\x1b" not in text
 
 
