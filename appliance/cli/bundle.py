@@ -1,4 +1,4 @@
-"""bundle lock, build, import."""
+"""bundle lock, build, sign, import."""
 
 import datetime
 import os
@@ -9,6 +9,7 @@ import typer
 
 from appliance.cli import against as thinning
 from appliance.cli import inspect
+from appliance.cli.asking import passphrase
 from appliance.cli.common import (
     DEFAULT_STATE,
     AsJson,
@@ -20,6 +21,7 @@ from appliance.cli.common import (
     table,
 )
 from appliance.cli.progress import ProgressLine, render
+from appliance.cli.sign import next_to_sign, sign
 from appliance.core.quantity import format_bytes
 
 Definition = Annotated[Path, typer.Argument(help="A bundle definition, such as bundles/demo.yaml.")]
@@ -34,6 +36,7 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("lock", help="Fetch a definition's sources and write the digests seen.")(lock)
     group.command("build", help="Make a signed bundle from a locked definition.")(build)
+    group.command("sign", help="Add your signatures to a bundle; say who is next.")(sign)
     group.command("import", help="Verify a bundle and take it into this node.")(import_)
     group.command("queue", help="Show the imports that are under way or wait.")(queue)
     group.command("split", help="Cut a bundle into volumes for FAT32 and small sticks.")(split)
@@ -60,6 +63,7 @@ def build(  # noqa: PLR0913 - an argument an option
     as_json: AsJson = False,
 ) -> None:
     from appliance.bundle import build as builder  # noqa: PLC0415
+    from appliance.bundle.countersign import to_sign  # noqa: PLC0415
     from appliance.trust.repository import Repository  # noqa: PLC0415
 
     receipt = thinning.receipt(against, node_key)
@@ -67,7 +71,7 @@ def build(  # noqa: PLR0913 - an argument an option
         found = builder.build(
             builder.read_definition(definition),
             output,
-            Repository(keys),
+            Repository(keys, passphrase(None)),
             cache_folder(cache),
             datetime.datetime.now(datetime.UTC),
             line.update,
@@ -77,9 +81,10 @@ def build(  # noqa: PLR0913 - an argument an option
         f"built {found.name} {found.version} in {found.folder}: "
         f"{', '.join(found.models)}, {format_bytes(found.size)}{thinned.text}"
     )
+    people = to_sign(found.folder)
     data = {"name": found.name, "version": found.version, "folder": str(found.folder)}
-    sizes = {"models": found.models, "bytes": found.size, **thinned.data}
-    show({**data, **sizes}, text, as_json=as_json)
+    sizes = {"models": found.models, "bytes": found.size, **thinned.data, "next": people}
+    show({**data, **sizes}, text + next_to_sign(people, found.folder), as_json=as_json)
 
 
 def import_(

@@ -31,11 +31,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("schema", "Print the JSON schema of a document's kind."),
     "node": ("node", "Make, run and stop the controller of this node."),
     "gateway": ("gateway", "Run the OpenAI-compatible gateway; make and revoke its keys."),
-    "bundle": ("bundle", "Lock, build and import signed bundles."),
+    "bundle": ("bundle", "Lock, build, sign and import bundles."),
     "receipts": ("receipts", "List this node's signed receipts; carry them home on a stick."),
     "time": ("receipts", "Say what time it is here, whether that is proven, and what to do."),
     "store": ("store", "Show and look after the store: sizes, pins, damage, room."),
-    "keys": ("keys", "Make the organisation's signing keys; name the hub that may direct."),
+    "keys": ("keys", "Make and change the organisation's keys; sign; say who may do what."),
     "hub": ("hub", "Make and run a fleet hub; ask its nodes for deployments."),
     "demo": ("demo", "Show all of it on this machine: hub, broker, node, model, a cut link."),
 }

@@ -1,48 +1,41 @@
-"""The signing side of TUF: the organisation's keys, and the metadata they sign.
+"""What an organisation approves, signed with the keys at hand. Nothing here runs on a node.
 
-A keys folder holds the private keys and the metadata signed so far. Nothing here runs on a node.
-``--solo`` is the smallest honest arrangement: root 1 of 2 (one key belongs in a safe), targets 1.
+With ``--solo`` one folder holds everything and signs in one go; that is the smallest honest
+arrangement: root 1 of 2 (one key belongs in a safe), targets 1. With several people a list leaves
+this folder unfinished, is signed by them in turn (``ceremony``), and comes back (``arrivals``).
 """
 
+import copy
 import datetime
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner, SSlibKey
-from tuf.api.metadata import (
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
-from tuf.api.serialization.json import JSONSerializer
+from tuf.api.metadata import TargetFile, Targets
 
-from appliance.core import wire
-from appliance.core.ids import NAME_ALLOWED, NAME_PATTERN, Digest, hex_of
+from appliance.core.ids import Digest, hex_of
 from appliance.errors import NotFoundError, StateUnusableError, UsageError
-from appliance.kit.clock import rfc3339
-from appliance.kit.files import locked, make_folder, write_durably
-from appliance.trust.envelope import whole
-from appliance.trust.keys import SigningKey, public_key
+from appliance.trust import declarations, publishers, rotation, signing
+from appliance.trust.ceremony import ORDER, PREVIOUS, Ceremony, Finished
+from appliance.trust.declarations import DIRECTOR_PATH
+from appliance.trust.folder import KeysFolder, org_name
+from appliance.trust.keys import Keyring, Passphrase, create_pair
+from appliance.trust.publishers import Publisher, PublisherList
+from appliance.trust.rotation import Arrangement
+from appliance.trust.signing import LIFETIMES, Standing
 
-LIFETIMES = {
-    "root": datetime.timedelta(days=3650),
-    "targets": datetime.timedelta(days=730),
-    "snapshot": datetime.timedelta(days=730),
-    "timestamp": datetime.timedelta(days=180),
-}
-"""How long metadata may be imported for. A stick travels slowly; running models never expire."""
+__all__ = [
+    "DIRECTOR_PATH",
+    "LIFETIMES",
+    "SOLO_KEYS",
+    "NewTarget",
+    "Published",
+    "Repository",
+    "org_name",
+]
 
-DIRECTOR_PATH = "trust/director.json"
 SOLO_KEYS = {"root": ["root-1", "root-2"], "targets": ["targets-1"], "timestamp": ["timestamp-1"]}
-_SERIALIZER = JSONSerializer(compact=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +50,34 @@ class NewTarget:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Metadata to put into a bundle, by file name, and the small targets it refers to."""
+    """Metadata to put into a bundle, by file name, and the small targets it refers to.
+
+    ``standings`` say who has signed; while one lacks signatures the bundle is unfinished.
+    """
 
     files: Mapping[str, bytes]
     documents: Mapping[str, bytes]
+    standings: tuple[Standing, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nodes will take it."""
+        return not any(standing.missing for standing in self.standings)
 
 
 class Repository:
-    """An organisation's keys folder."""
+    """An organisation, as one of its keys folders knows it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, passphrase: Passphrase | None = None) -> None:
+        """Look at a folder.
+
+        Args:
+            folder: The keys folder.
+            passphrase: Asked for each private key in it that has one and is to sign.
+        """
         self.folder = folder
-        self._metadata = folder / "metadata"
+        self.files = KeysFolder(folder)
+        self.passphrase = passphrase
 
     @classmethod
     def init_solo(cls, folder: Path, org: str, now: datetime.datetime) -> "Repository":
@@ -77,43 +86,27 @@ class Repository:
         Raises:
             StateUnusableError: there are keys already, or the folder cannot be written.
         """
-        if (folder / "metadata").exists():
-            raise StateUnusableError(
-                f"{folder} holds an organisation's keys already",
-                hint="keys are never overwritten; name another folder",
-            )
-        make_folder(folder, mode=0o700)
-        make_folder(folder / "metadata")
+        files = KeysFolder.begin(folder, org)
         keys = {
-            name: SigningKey.create(folder / f"{name}.pem")
-            for names in SOLO_KEYS.values()
-            for name in names
+            role: [create_pair(folder / f"{name}.pem") for name in names]
+            for role, names in SOLO_KEYS.items()
         }
-        repository = cls(folder)
-        root = Root(version=1, expires=now + LIFETIMES["root"], consistent_snapshot=True)
-        for role in ("root", "timestamp", "snapshot", "targets"):
-            for name in SOLO_KEYS["targets" if role == "snapshot" else role]:
-                root.add_key(_signer(keys[name]).public_key, role)
-        repository._write("1.root.json", root, "root", now)
-        write_durably(folder / "org.json", wire.dumps({"org": org}))
-        return repository
+        part = rotation.first_root(org, Arrangement(keys, {}), now)
+        signers = signing.Signers.of(part.signed, "root")
+        signing.add_signatures(part, signers, Keyring.of_folder(folder))
+        files.keep_root(1, signing.write(part))
+        files.name(org)
+        return cls(folder)
 
     @property
     def org(self) -> str:
         """The organisation's name, as every envelope must carry it."""
-        try:
-            found = wire.loads((self.folder / "org.json").read_bytes(), what="org.json")
-        except OSError as error:
-            raise NotFoundError(
-                f"{self.folder} holds no organisation's keys",
-                hint=f"appliance keys init --solo {self.folder}",
-            ) from error
-        return str(found["org"])
+        return self.files.org
 
     @property
     def roots(self) -> list[Path]:
         """The root chain, oldest first."""
-        return sorted(self._metadata.glob("*.root.json"), key=lambda p: int(p.name.split(".")[0]))
+        return self.files.roots
 
     def name_director(self, hub: Mapping[str, Any]) -> int:
         """Write which hub may direct this fleet; signed with the next bundle. Return its epoch.
@@ -128,111 +121,118 @@ class Repository:
             MalformedError: a key or the epoch in it is not one.
             UsageError: it is another organisation's hub, or it is not of a new epoch.
         """
-        if hub.get("org") != self.org:
-            raise UsageError(f"that hub is of {hub.get('org')!r}, these keys are of {self.org!r}")
-        path = self.folder / "director.json"
-        known = json.loads(path.read_bytes()) if path.exists() else {"epoch": 0}
-        named = {"keys": [public_key(hub.get("director"))], "sync": [public_key(hub.get("sync"))]}
-        epoch, in_force = whole(dict(hub), "epoch"), int(known["epoch"])
-        if epoch == in_force and {name: known.get(name) for name in named} == named:
-            return epoch
-        if epoch <= in_force:
-            raise UsageError(
-                f"that hub is of director epoch {epoch}; {in_force} is in force for another",
-                hint=f"on that hub: appliance hub raise-epoch {in_force + 1}, then hub keys again",
-            )
-        document = {"org": self.org, "epoch": epoch, **named, "sites": ["*"], "verbs": []}
-        write_durably(path, wire.dumps(document))
-        return epoch
+        return declarations.name_director(self.folder, self.org, hub)
 
-    def publish(self, targets: list[NewTarget], now: datetime.datetime) -> Published:
-        """Approve ``targets`` beside everything approved so far, and sign the result.
+    def name_ca(self, pems: Sequence[bytes]) -> int:
+        """Write which authorities the hub's TLS may come from; return the epoch."""
+        return declarations.name_ca(self.folder, self.org, pems)
+
+    def revoke_digest(self, text: str, why: str, *, stop: bool = False) -> int:
+        """Deny a digest from the next bundle on; return the epoch of the list of denials."""
+        return declarations.revoke(self.folder, self.org, text, why, stop=stop)
+
+    def add_publisher(self, publisher: Publisher) -> None:
+        """Let a publisher approve its own models, from the bundle on that first has its list.
 
         Raises:
-            NotFoundError: a key is not here.
+            MalformedError, UsageError: a key is there twice, or belongs to a role of ours.
+        """
+        publishers.publisher_name(publisher.name)
+        publishers.delegations([publisher])
+        ours = {signing.public_of(key): key for key in self.files.root.keys.values()}
+        for key in publisher.keys:
+            if (same := ours.get(key.public)) is not None:
+                raise UsageError(f"{key.name} is a key of {self.org}: {signing.holder(same)}")
+        self.files.write_publishers({**self.files.publishers, publisher.name: publisher})
+
+    def remove_publisher(self, name: str) -> None:
+        """Take a publisher's word away; what it alone approved is listed no more.
+
+        Raises:
+            NotFoundError: there is no such publisher.
+        """
+        known = self.files.publishers
+        if known.pop(name, None) is None:
+            raise NotFoundError(f"there is no publisher {name}", hint="appliance keys list FOLDER")
+        self.files.write_publishers(known)
+
+    def publish(self, targets: list[NewTarget], now: datetime.datetime) -> Published:
+        """Approve ``targets`` beside everything approved so far, and sign with the keys at hand.
+
+        With several people the result may lack signatures: then it is to be passed on, and nothing
+        else is published until it came back.
+
+        Raises:
+            NotFoundError: one person holds all keys, and one is not here.
+            StateUnusableError: an earlier list still waits for signatures.
             LockedError: somebody else signs with this folder now.
         """
-        with locked(self.folder / ".lock", what=f"the keys folder {self.folder}"):
+        with self.files.locked():
+            if (number := self.files.waiting) is not None:
+                raise StateUnusableError(
+                    f"list {number} left {self.folder} and still lacks signatures",
+                    hint=f"when it is signed: appliance keys adopt {self.folder} BUNDLE; "
+                    f"to give it up: appliance keys discard {self.folder}",
+                )
             return self._publish(targets, now)
 
     def _publish(self, targets: list[NewTarget], now: datetime.datetime) -> Published:
-        documents: dict[str, bytes] = {}
-        director = self.folder / "director.json"
-        signed = self._targets()
-        signed.targets.pop(DIRECTOR_PATH, None)
-        if director.exists():
-            data = documents[DIRECTOR_PATH] = director.read_bytes()
-            signed.targets[DIRECTOR_PATH] = TargetFile.from_data(DIRECTOR_PATH, data, ["sha256"])
-        for new in targets:
-            signed.targets[new.path] = TargetFile(
-                new.length,
-                {"sha256": hex_of(new.digest)},
-                new.path,
-                {"custom": {"mediaType": new.media_type}},
-            )
-        signed.version = self._next("targets")
-        targets_bytes = self._write(f"{signed.version}.targets.json", signed, "targets", now)
-        snapshot = Snapshot(version=self._next("snapshot"))
-        snapshot.meta["targets.json"] = MetaFile.from_data(
-            signed.version, targets_bytes, ["sha256"]
-        )
-        snapshot_name = f"{snapshot.version}.snapshot.json"
-        snapshot_bytes = self._write(snapshot_name, snapshot, "snapshot", now)
-        timestamp = Timestamp(version=self._next("timestamp"))
-        timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, snapshot_bytes, ["sha256"])
+        root, documents = self.files.root, declarations.read_all(self.folder)
+        before, lists = self.files.finished, self.files.lists
+        signed = self._next_list(before, targets, documents, lists)
         files = {path.name: path.read_bytes() for path in self.roots}
-        files[f"{signed.version}.targets.json"] = targets_bytes
-        files[snapshot_name] = snapshot_bytes
-        files["timestamp.json"] = self._write("timestamp.json", timestamp, "timestamp", now)
-        return Published(files, documents)
-
-    def _targets(self) -> Targets:
-        newest = self._newest("targets")
-        if newest is None:
-            return Targets()
-        return Metadata[Targets].from_file(str(newest)).signed
-
-    def _next(self, role: str) -> int:
-        if role == "timestamp":
-            path = self._metadata / "timestamp.json"
-            found = Metadata[Timestamp].from_file(str(path)).signed.version if path.exists() else 0
+        files |= {held.file: held.data for held in lists.values()}
+        if before is not None:
+            parts = {role: getattr(before, role) for role in ORDER}
+            files |= {f"{PREVIOUS}{role}.json": signing.write(p) for role, p in parts.items()}
+        draft = signing.draft(signed, "targets", now)
+        files[f"{signed.version}.targets.json"] = signing.write(draft)
+        ceremony = Ceremony(files, anchor=self.roots[0].read_bytes(), known=before)
+        ceremony.sign(Keyring.of_folder(self.folder, self.passphrase), now)
+        standings = tuple(ceremony.standings())
+        if ceremony.finished:
+            self.files.keep(ceremony)
+        elif rotation.is_solo(root):
+            self._ask_for_key(standings)
         else:
-            newest = self._newest(role)
-            found = int(newest.name.split(".")[0]) if newest else 0
-        return found + 1
+            self.files.note_draft(signed.version, discarded=False)
+        return Published(ceremony.files(), documents, standings)
 
-    def _newest(self, role: str) -> Path | None:
-        found = self._metadata.glob(f"*.{role}.json")
-        return max(found, key=lambda path: int(path.name.split(".")[0]), default=None)
-
-    def _write(
+    def _next_list(
         self,
-        name: str,
-        signed: Root | Timestamp | Snapshot | Targets,
-        role: str,
-        now: datetime.datetime,
-    ) -> bytes:
-        signed.expires = (now + LIFETIMES[role]).replace(microsecond=0)
-        signed.unrecognized_fields["x-issued"] = rfc3339(now)
-        metadata: Metadata[Any] = Metadata(signed)
-        for key in SOLO_KEYS["targets" if role == "snapshot" else role]:
-            metadata.sign(_signer(SigningKey.open(self.folder / f"{key}.pem")), append=True)
-        data = metadata.to_bytes(_SERIALIZER)
-        write_durably(self._metadata / name, data)
-        return data
+        before: Finished | None,
+        new: list[NewTarget],
+        documents: Mapping[str, bytes],
+        lists: Mapping[str, PublisherList],
+    ) -> Targets:
+        signed = Targets() if before is None else copy.deepcopy(before.targets.signed)
+        for path in declarations.PATHS:
+            signed.targets.pop(path, None)
+        for path, data in documents.items():
+            signed.targets[path] = TargetFile.from_data(path, data, ["sha256"])
+        for target in new:
+            listed = _target_file(target)
+            if not any(_approves(held, listed) for held in lists.values()):
+                signed.targets[target.path] = listed
+        named = [each for name, each in self.files.publishers.items() if name in lists]
+        signed.delegations = publishers.delegations(named)
+        signed.version = self.files.highest_number + 1
+        return signed
+
+    def _ask_for_key(self, standings: Sequence[Standing]) -> None:
+        first = next(each for each in standings if each.missing)
+        raise NotFoundError(
+            f"no key at {self.folder / first.may[0]}.pem",
+            hint=f"{first.role} is signed with it: put it there for as long as you sign",
+        )
 
 
-def org_name(text: str) -> str:
-    """Return ``text`` as an organisation's name.
-
-    Raises:
-        UsageError: it is not one.
-    """
-    if not re.fullmatch(NAME_PATTERN, text):
-        raise UsageError(f"{text!r} is not an organisation's name: {NAME_ALLOWED}")
-    return text
+def _target_file(new: NewTarget) -> TargetFile:
+    custom = {"custom": {"mediaType": new.media_type}}
+    return TargetFile(new.length, {"sha256": hex_of(new.digest)}, new.path, custom)
 
 
-def _signer(key: SigningKey) -> CryptoSigner:
-    private = key.private
-    return CryptoSigner(private, SSlibKey.from_crypto(private.public_key()))
+def _approves(held: PublisherList, target: TargetFile) -> bool:
+    """Whether a publisher's own list says the same; then its word is enough."""
+    found: TargetFile | None = held.part.signed.targets.get(target.path)
+    return found == target
