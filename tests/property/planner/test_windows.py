@@ -13,9 +13,9 @@ MINUTE = datetime.timedelta(minutes=1)
 times = st.times().map(lambda time: time.replace(second=0, microsecond=0))
 windows = st.builds(
     Windows,
-    st.lists(
-        st.builds(Window, st.frozensets(st.integers(0, 6)), times, times), max_size=3
-    ).map(tuple),
+    st.lists(st.builds(Window, st.frozensets(st.integers(0, 6)), times, times), max_size=3).map(
+        tuple
+    ),
     st.sampled_from(ZONES).map(ZoneInfo),
 )
 changes = [  # nights in which some of the zones change their clocks
