@@ -137,7 +137,11 @@ class Remote:
                 patience.wait(cut)
 
     def call(
-        self, method: str, url: Url, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> Answer:
         """Return the answer to a request that may be made twice; its body is of no interest.
 
@@ -250,8 +254,10 @@ class Remote:
         self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None
     ) -> Answer:
         every = {"Accept-Encoding": "identity", "User-Agent": "edge-ai-appliance"}
+        if body is not None:
+            every["Content-Length"] = str(len(body))
         sent = {**every, **self._auth.headers(url), **headers}
-        line = self._idle_line(url.origin)
+        line = None if body else self._idle_line(url.origin)  # a body is not sent on the off chance
         if line is not None:
             try:
                 return self._ask(line, method, url, sent, body)
@@ -264,7 +270,7 @@ class Remote:
     ) -> Answer:
         try:
             with cuts():
-                line.request(method, url, headers, body)
+                line.request(method, url, headers, None if body is None else self._paced(body))
                 return Answer(self, url, line)
         except ssl.SSLCertVerificationError as error:
             raise PeerUnreachableError(
@@ -274,6 +280,13 @@ class Remote:
         except BaseException:
             line.connection.close()
             raise
+
+    def _paced(self, body: bytes) -> Iterator[bytes]:
+        """Yield a body in pieces: a time-out is for each of them, and so is the rate."""
+        piece = self.pace.throttle.piece
+        for at in range(0, len(body), piece):
+            self.pace.throttle.take(len(body[at : at + piece]))
+            yield body[at : at + piece]
 
     def _idle_line(self, origin: Origin) -> Line | None:
         with self._lock:

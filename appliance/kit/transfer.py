@@ -110,7 +110,7 @@ class _RemoteFile(io.RawIOBase):
             self._answer = self._ask()
         if not count or self._answer.status == 416:
             return b""
-        data = self._watch.read(self._answer, count)
+        data = self._watch.read(self._answer, min(count, self._gate_at - self._at))
         self._at += len(data)
         self._came += len(data)
         if self._came >= _PROGRESS:

@@ -10,7 +10,7 @@ import datetime
 import http.client
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -180,7 +180,7 @@ class Line:
     whole_target: bool
 
     def request(
-        self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None
+        self, method: str, url: Url, headers: Mapping[str, str], body: Iterable[bytes] | None
     ) -> None:
         """Send a request."""
         target = f"http://{url.authority}{url.target}" if self.whole_target else url.target

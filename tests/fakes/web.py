@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,6 +25,8 @@ Fault = Callable[["Handler", bytes], None]
 class WebServer:
     """Files in memory, over HTTP/1.1 with ranges; faults wait by path, one for each GET."""
 
+    handler: type["Handler"]
+
     def __init__(self, *, host: str = "127.0.0.1", tls: "Certificate | None" = None) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[Fault]] = defaultdict(list)
@@ -34,7 +37,7 @@ class WebServer:
         self.connections = 0
         self.released = threading.Event()
         self.tls = tls is not None
-        server = _Server((host, 0), Handler)
+        server = _Server((host, 0), self.handler)
         server.files = self
         if tls is not None:
             server.socket = tls.context().wrap_socket(server.socket, server_side=True)
@@ -56,7 +59,7 @@ class WebServer:
         """Return the headers of each GET of a file."""
         return [headers for method, p, headers in self.asked if (method, p) == ("GET", path)]
 
-    def __enter__(self) -> "WebServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -113,9 +116,13 @@ class Handler(BaseHTTPRequestHandler):
             self.head(404, 0)
             return
         status, part, more = self.part_of(data)
-        self.head(status, len(part), more)
+        self.head(status, len(part), {**more, **self.headers_of(path)})
         if body:
             self.put(part)
+
+    def headers_of(self, _path: str) -> dict[str, str]:
+        """Return more headers for a file."""
+        return {}
 
     def part_of(self, data: bytes) -> tuple[int, bytes, dict[str, str]]:
         """Return what a request for a range gets."""
@@ -148,6 +155,9 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
+
+
+WebServer.handler = Handler
 
 
 # --- what may go wrong ---------------------------------------------------------------------------
