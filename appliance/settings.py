@@ -76,7 +76,7 @@ class NetworkSettings:
     ca_file: str = ""
     """A PEM file of certificates to trust instead of the system's, for servers of bundles."""
     auth_file: str = ""
-    """Accounts at registries, as docker, podman and oras write them; empty: where they write them."""
+    """Accounts, in a file as docker, podman and oras write it; empty: where they do."""
     also_hosts: str = ""
     """Hosts that a server may send us on to, besides itself, with commas between; HTTPS only."""
 

@@ -1,7 +1,8 @@
 """At what pace a node takes bundles over the network, and what to do while it may not.
 
 Waiting is not the import's business: while its window is closed an import ends as interrupted and
-keeps what it has, so that the queue is free for a stick. Whoever asked for it waits, and asks again.
+keeps what it has, so that the queue is free for a stick. Whoever asked for it waits, and asks
+again.
 """
 
 import datetime

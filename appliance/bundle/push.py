@@ -5,11 +5,12 @@ index, and last the tag; so a push that ends early is never seen. Runs where bun
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from appliance.bundle.medium import FolderMedium
 from appliance.bundle.registry import Reference, RegistryAccount
@@ -39,6 +40,7 @@ PIECE = 8 << 20
 _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _BLOBS = "blobs/sha256/"
+OpenAt = Callable[[int], BinaryIO]
 Progress = Callable[[str, int, int], None]
 """Told what is being sent, the bytes done and the bytes in all."""
 
@@ -110,12 +112,11 @@ class Pusher:
             raise UsageError(f"{len(files)} files are more than a registry lists in one manifest")
         self._total = sum({stored.digest: stored.size for stored in files.values()}.values())
         by_digest = {stored.digest: path for path, stored in files.items()}
-        for digest, path in by_digest.items():
+        for path in by_digest.values():
             self._blob(medium, path, files[path])
         self._small_blob(_EMPTY)
         entries = [self._manifest(manifest, MANIFEST_TYPE, artifactType=BUNDLE_TYPE)]
-        for data in _models(medium, set(by_digest)):
-            entries.append(self._manifest(data, MANIFEST_TYPE))
+        entries += [self._manifest(d, MANIFEST_TYPE) for d in _models(medium, set(by_digest))]
         index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "artifactType": BUNDLE_TYPE}
         data = wire.dumps({**index, "manifests": entries})
         found = self._manifest(data, INDEX_TYPE, tag=self._reference.tag)
@@ -139,7 +140,7 @@ class Pusher:
                         f"{path} does not hold the bytes that its name says",
                         hint="build the bundle again",
                     )
-            self._upload(medium, path, stored)
+            self._upload(lambda at: medium.open(path, at), path, stored)
             self._sent += stored.size
         self._done += stored.size
         self._progress(path, self._done, self._total)
@@ -152,17 +153,17 @@ class Pusher:
         return True
 
     def _small_blob(self, data: bytes) -> None:
-        digest = _digest(data)
-        if not self._is_there(digest):
-            self._complete(self._begin().url, digest, data)
+        stored = Stored(_digest(data), len(data))
+        if not self._is_there(stored.digest):
+            self._upload(lambda at: io.BytesIO(data[at:]), "", stored)
 
-    def _upload(self, medium: FolderMedium, path: str, stored: Stored) -> None:
+    def _upload(self, open_at: OpenAt, path: str, stored: Stored) -> None:
         patience = Patience(self._remote, self._reference.uploads)
         session: _Session | None = None
         while True:
             try:
                 session = session or self._begin()
-                rest = self._send(medium, path, stored, session, patience)
+                rest = self._send(open_at, path, stored, session, patience)
                 self._complete(session.url, stored.digest, rest)
             except NotFoundError:
                 patience.wait(CutError("the registry forgot what was sent"))
@@ -175,14 +176,14 @@ class Pusher:
 
     def _send(
         self,
-        medium: FolderMedium,
+        open_at: OpenAt,
         path: str,
         stored: Stored,
         session: _Session,
         patience: Patience,
     ) -> bytes:
         """Send all pieces but the last, from where the registry is; return the last."""
-        with medium.open(path, session.at) as file:
+        with open_at(session.at) as file:
             while stored.size - session.at > PIECE:
                 piece = file.read(PIECE)
                 span = f"{session.at}-{session.at + len(piece) - 1}"

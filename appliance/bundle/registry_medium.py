@@ -1,9 +1,9 @@
 """A bundle in an OCI registry, as ``bundle push`` leaves it there.
 
 The tag names an index. Its first entry is the *file manifest*: one layer for each file of the
-bundle's folder, titled by its path, so that `oras pull` of it gives the folder again and no registry
-collects a blob of it. The other entries are the models' own manifests, for other tools. None of
-this is believed: it only says where bytes are.
+bundle's folder, titled by its path, so that `oras pull` of it gives the folder again and no
+registry collects a blob of it. The other entries are the models' own manifests, for other tools.
+None of this is believed: it only says where bytes are.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Stored:
 
 
 class RegistryMedium:
-    """A bundle that was pushed to a registry; what the tag names is looked up once. See ``Medium``."""
+    """A bundle that was pushed to a registry; its tag is looked up once. See ``Medium``."""
 
     def __init__(
         self,

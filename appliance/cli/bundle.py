@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from appliance.cli import against as thinning
-from appliance.cli import inspect
+from appliance.cli import inspect, offers, push
 from appliance.cli.common import (
     DEFAULT_STATE,
     AsJson,
@@ -38,6 +38,8 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group.command("queue", help="Show the imports that are under way or wait.")(queue)
     group.command("split", help="Cut a bundle into volumes for FAT32 and small sticks.")(split)
     inspect.register(group)
+    push.register(group)
+    offers.register(group)
     app.add_typer(group, name=name, help=help_text)
 
 

@@ -145,6 +145,6 @@ def test_what_was_copied_before_is_gone_on_with(world: World, box: Node) -> None
     assert box.importer.run(world.medium, "a test").added == ("small:1.0.0-Q4_0",)
 
 
-def test_it_says_what_it_is(medium: Medium, world: World) -> None:
+def test_it_says_what_it_is(medium: Medium) -> None:
     assert medium.name
     assert BundleReader(medium).release() == ("small", "1.0.0")

@@ -9,10 +9,12 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.fakes.web import Handler, WebServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 _BLOB = re.compile(r"/v2/(.+)/blobs/(sha256:[0-9a-f]{64})")
@@ -77,7 +79,11 @@ class RegistryHandler(Handler):
 
     def do_PUT(self) -> None:
         if found := _UPLOAD.fullmatch(self.plain):
-            data = bytes(self.registry.uploads.pop(found[2], b"")) + self._body()
+            body, begun = self._body(), self.registry.uploads.pop(found[2], None)
+            if begun is None:
+                self.head(404, 0)
+                return
+            data = bytes(begun) + body
             (wanted,) = re.findall(r"digest=(sha256:[0-9a-f]{64})", self.path)
             good = wanted == _digest(data)
             if good:

@@ -12,14 +12,16 @@ from appliance.bundle.push import Pushed, Pusher
 from appliance.bundle.registry import Reference
 from appliance.bundle.registry_medium import RegistryMedium
 from appliance.core import wire
+from appliance.core.ids import Digest
 from appliance.errors import (
     CorruptError,
     NotFoundError,
     PeerUnreachableError,
     UsageError,
 )
+from appliance.kit.remote import CutError
 from appliance.kit.throttle import Pace, Throttle
-from appliance.kit.weblink import Link
+from appliance.kit.weblink import Link, Url
 from tests.fakes.oci_registry import INDEX, Registry
 from tests.helpers.signing import Draft, Signer, blob_path, digest_of, flip
 
@@ -108,8 +110,13 @@ def test_a_model_that_is_not_all_here_is_left_out_of_the_index(
 
 @pytest.mark.parametrize(
     "index",
-    [b"", b"[]", b'{"manifests": 7}', b'{"manifests": [7]}']
-    + [b'{"manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json"}]}'],
+    [
+        b"",
+        b"[]",
+        b'{"manifests": 7}',
+        b'{"manifests": [7]}',
+        b'{"manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json"}]}',
+    ],
 )
 def test_an_index_that_is_none_is_a_file_like_others(
     registry: Registry, folder: Path, index: bytes
@@ -129,20 +136,38 @@ def test_after_a_cut_it_goes_on_from_where_the_registry_is(
     assert registry.uploads == {}
 
 
-def test_a_registry_that_forgets_an_upload_gets_it_anew(registry: Registry, folder: Path) -> None:
-    began = Pusher._begin
+def test_a_registry_that_forgets_an_upload_gets_it_anew(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, forgotten = Pusher._begin, set[str]()
 
     def forgetting(self: Pusher) -> pushing._Session:
         session = began(self)
-        if not registry.cuts:
-            registry.cuts = [1_000_000_000]
+        if not forgotten:
+            forgotten.update(registry.uploads)
             registry.uploads.clear()
         return session
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pusher, "_begin", forgetting)
-        push(registry, folder)
-    registry.cuts = []
+    monkeypatch.setattr(Pusher, "_begin", forgetting)
+    push(registry, folder)
+    assert forgotten
+    assert readable(registry, folder)
+
+
+def test_a_cut_while_something_small_is_sent_is_made_good(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completed, cut = Pusher._complete, set[str]()
+
+    def cutting(self: Pusher, url: Url, digest: Digest, rest: bytes) -> None:
+        if digest not in cut:
+            cut.add(digest)
+            raise CutError("the link broke")
+        completed(self, url, digest, rest)
+
+    monkeypatch.setattr(Pusher, "_complete", cutting)
+    push(registry, folder)
+    assert digest_of(b"{}") in cut
     assert readable(registry, folder)
 
 

@@ -82,8 +82,10 @@ def test_a_reference_survives_a_round_trip(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["oci://h/a", "oci://h/A:1", "https://h/a:1", "oci://h", "oci://h/a/../b:1", "oci://h/a:b:c"]
-    + ["oci://me:secret@h/a:1", "oci://h/a@sha256:123", "oci://h:port/a:1"],
+    [
+        *("oci://h/a", "oci://h/A:1", "https://h/a:1", "oci://h", "oci://h/a/../b:1"),
+        *("oci://h/a:b:c", "oci://me:secret@h/a:1", "oci://h/a@sha256:123", "oci://h:port/a:1"),
+    ],
 )
 def test_what_is_none_is_refused_without_showing_a_password(text: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -34,8 +34,11 @@ def test_what_is_shown_holds_no_secret(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "h/b", "ftp://h/b", "https://", "https://h:port/", "https://h:99999/", "https://[::1/"]
-    + ["https://h/a b", "https://h/\n", "https://h/\x1b[2J", "https://hö/", "https://u:secret@/"],
+    [
+        *("", "h/b", "ftp://h/b", "https://", "https://h:port/", "https://h:99999/"),
+        *("https://[::1/", "https://h/a b", "https://h/\n", "https://h/\x1b[2J", "https://hö/"),
+        "https://u:secret@/",
+    ],
 )
 def test_what_is_no_address_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -62,7 +65,7 @@ def test_a_query_goes_with_every_file_below() -> None:
         ("https://h/a", "http://cdn/b", False),
     ],
 )
-def test_where_a_server_may_send_us(begun: str, led: str, may: bool) -> None:
+def test_where_a_server_may_send_us(begun: str, led: str, *, may: bool) -> None:
     link, url = Link(also_hosts=frozenset({"cdn"})), Url.parse(begun)
     assert link.allows(url, url.led_to(led)) is may
 

@@ -35,7 +35,7 @@ NIGHTS = windows(WORKDAYS, "22:00", "05:00")
     ],
 )
 def test_a_night_s_window_belongs_to_the_day_it_opens_on(
-    at: str, is_open: bool, opens: str, closes: str
+    at: str, *, is_open: bool, opens: str, closes: str
 ) -> None:
     assert NIGHTS.is_open(utc(at)) is is_open
     assert NIGHTS.opens_at(utc(at)) == utc(opens)
