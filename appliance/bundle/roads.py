@@ -1,9 +1,8 @@
-"""From what a person names to the medium it means: a folder, a web server, a registry."""
+"""From the address that a person names to the medium it means: a web server or a registry."""
 
 from pathlib import Path
 
 from appliance.bundle.http_medium import HttpMedium
-from appliance.bundle.medium import FolderMedium, Medium
 from appliance.bundle.registry import SCHEMES, Reference, login_for
 from appliance.bundle.registry_medium import RegistryMedium
 from appliance.errors import UsageError
@@ -33,16 +32,13 @@ def auth_file(network: NetworkSettings) -> Path | None:
     return Path(network.auth_file) if network.auth_file else None
 
 
-def medium_at(
-    source: str, network: NetworkSettings, pace: Pace, link: Link | None = None
-) -> Medium:
-    """Return the medium that ``source`` names, after a first look whether anything is there.
+def remote_at(source: str, network: NetworkSettings, pace: Pace) -> HttpMedium | RegistryMedium:
+    """Return the medium that an address names, after a first look whether anything is there.
 
     Args:
-        source: An absolute path, ``https://...``, ``http://...``, ``oci://...``.
+        source: ``https://...``, ``http://...`` or ``oci://...``.
         network: Accounts, certificates and patience.
-        pace: What transfers keep to; a folder knows none.
-        link: Instead of the settings' own.
+        pace: What transfers keep to.
 
     Raises:
         UsageError: it is none of these; an address is never shown, it may hold a password.
@@ -50,22 +46,24 @@ def medium_at(
         PeerUnreachableError: nobody answers there.
         BadDocumentError, StateUnusableError: accounts or certificates cannot be read.
     """
-    if not is_remote(source):
-        return FolderMedium(Path(source))
-    link = link or link_of(network)
+    link, accounts = link_of(network), auth_file(network)
     scheme = source.partition("://")[0].lower()
-    if scheme in SCHEMES:
-        reference = Reference.parse(source)
-        login = login_for(reference.registry, auth_file(network))
-        in_registry = RegistryMedium(reference, link, pace, login)
-        in_registry.reach()
-        return in_registry
-    if scheme not in ("http", "https"):
+    if scheme not in ("http", "https", *SCHEMES):
         raise UsageError(
             "that is not a place that bundles come from",
             hint="a folder, https://HOST/PATH or oci://HOST/REPOSITORY:TAG",
         )
-    url = Url.parse(source)
-    on_server = HttpMedium(url, link, pace, login_for(url, auth_file(network)))
-    on_server.reach()
-    return on_server
+    medium: HttpMedium | RegistryMedium
+    if scheme in SCHEMES:
+        reference = Reference.parse(source)
+        login = login_for(reference.registry, accounts)
+        medium = RegistryMedium(reference, link, pace, login)
+    else:
+        url = Url.parse(source)
+        medium = HttpMedium(url, link, pace, login_for(url, accounts))
+    try:
+        medium.reach()
+    except BaseException:
+        medium.close()
+        raise
+    return medium

@@ -85,14 +85,21 @@ def build(  # noqa: PLR0913 - an argument an option
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(help="The bundle's folder, or https://HOST/PATH, or oci://HOST/REPO:TAG."),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Verify and count only; change nothing.")
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for the site's transfer window.")
     ] = False,
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
-    body = {"path": str(folder.absolute()), "dryRun": dry_run}
+    source = bundle if "://" in bundle else str(Path(bundle).absolute())
+    body = {"path": source, "dryRun": dry_run, "now": now}
     with local_api(state_dir) as node, ProgressLine(quiet=as_json) as line:
         found = line.follow(node.objects("POST", "/v1/import", body))["imported"]
     added = ", ".join(found["added"]) or "nothing new"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _PROGRESS = 1 << 20
 """So many bytes that came wipe out earlier failures."""
+_FREE = 1 << 20
+"""So many bytes pass without asking: what is signed, what there is and what fits can be told at any
+hour, and only the bulk waits."""
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
 
 
@@ -73,7 +76,7 @@ class _RemoteFile(io.RawIOBase):
         self._at = offset
         self._answer: Answer | None = None
         self._version: Version | None = None
-        self._gate_at = offset
+        self._gate_at = offset + _FREE
         self._patience = Patience(remote, url)
         self._came = 0
 

@@ -84,6 +84,8 @@ def test_a_closed_window_interrupts_and_keeps_what_is_here(box: Node, server: We
     medium.close()
     assert names(box) == []
 
+    assert 0 < kept(box) < 1 << 20  # what is small came; signatures and space were judged
+
 
 def closed() -> None:
     raise WindowClosedError("closed", None, hint="wait")
