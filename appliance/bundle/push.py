@@ -143,7 +143,7 @@ class Pusher:
             self._upload(lambda at: medium.open(path, at), path, stored)
             self._sent += stored.size
         self._done += stored.size
-        self._progress(path, self._done, self._total)
+        self._progress("pushing", self._done, self._total)
 
     def _is_there(self, digest: Digest) -> bool:
         try:
@@ -195,7 +195,7 @@ class Pusher:
                 session.url = self._led(session.url, answer)
                 session.at += len(piece)
                 patience.renew()
-                self._progress(path, self._done + session.at, self._total)
+                self._progress("pushing", self._done + session.at, self._total)
             return file.read(stored.size - session.at)
 
     def _begin(self) -> _Session:

@@ -1,5 +1,6 @@
 """bundle offers."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,7 @@ def _lines(found: list[dict[str, Any]]) -> list[str]:
                 lines.append(f"  {bundle['folder']}: {bundle['problem']}")
             else:
                 lines.append(f"  says it is {bundle['name']} {bundle['version']}")
-                lines.append(f"    appliance bundle import {bundle['folder']}")
+                lines.append(f"    appliance bundle import {shlex.quote(bundle['folder'])}")
         if not place["bundles"]:
             lines.append("  holds no bundle")
     return lines
