@@ -140,7 +140,7 @@ class Pusher:
                         f"{path} does not hold the bytes that its name says",
                         hint="build the bundle again",
                     )
-            self._upload(lambda at: medium.open(path, at), path, stored)
+            self._upload(lambda at: medium.open(path, at), stored)
             self._sent += stored.size
         self._done += stored.size
         self._progress("pushing", self._done, self._total)
@@ -155,15 +155,15 @@ class Pusher:
     def _small_blob(self, data: bytes) -> None:
         stored = Stored(_digest(data), len(data))
         if not self._is_there(stored.digest):
-            self._upload(lambda at: io.BytesIO(data[at:]), "", stored)
+            self._upload(lambda at: io.BytesIO(data[at:]), stored)
 
-    def _upload(self, open_at: OpenAt, path: str, stored: Stored) -> None:
+    def _upload(self, open_at: OpenAt, stored: Stored) -> None:
         patience = Patience(self._remote, self._reference.uploads)
         session: _Session | None = None
         while True:
             try:
                 session = session or self._begin()
-                rest = self._send(open_at, path, stored, session, patience)
+                rest = self._send(open_at, stored, session, patience)
                 self._complete(session.url, stored.digest, rest)
             except NotFoundError:
                 patience.wait(CutError("the registry forgot what was sent"))
@@ -177,7 +177,6 @@ class Pusher:
     def _send(
         self,
         open_at: OpenAt,
-        path: str,
         stored: Stored,
         session: _Session,
         patience: Patience,

@@ -1,6 +1,9 @@
 """Imports over links that break, from servers that lie: resumed, or refused, never half."""
 
+import datetime
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +21,7 @@ from appliance.errors import (
 from appliance.kit.throttle import Pace
 from appliance.kit.weblink import Link, Login, Url
 from tests.fakes import web
-from tests.fakes.web import WebServer
+from tests.fakes.web import Certificate, WebServer
 from tests.helpers.gguf import small_llama
 from tests.helpers.importing import Seen, names
 from tests.helpers.organisation import Node
@@ -200,3 +203,17 @@ def test_an_account_does_not_travel_in_the_open() -> None:
             assert medium.size("bundle.json") is None
         medium.close()
     assert "Authorization" not in proxy.asked[0][2]
+
+
+def test_an_account_is_for_its_own_server_only(server: WebServer, tmp_path: Path) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = Certificate(tmp_path, begins=now, ends=now + datetime.timedelta(days=1))
+    with WebServer(tls=certificate) as other:
+        other.files["/x"] = b"bytes"
+        server.faults["/b/bundle.json"] = [web.answer(307, Location=f"{other.url}/x")]
+        link = replace(LINK, also_hosts=frozenset({"localhost"}), ca_file=certificate.ca_file)
+        medium = HttpMedium(Url.parse(f"{server.url}/b"), link, login=Login("me", "secret"))
+        assert medium.read("bundle.json", 100) == b"bytes"
+        medium.close()
+    assert "Authorization" in server.gets("/b/bundle.json")[0]
+    assert "Authorization" not in other.asked[0][2]
