@@ -63,6 +63,25 @@ class SyncSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    bytes_per_second: int = 0
+    """The most that transfers of bundles take of this machine's link; 0: no limit of its own.
+
+    A site's document may say less.
+    """
+    timeout_s: float = 30.0
+    """A server that is silent, or only drips, for so long counts as gone."""
+    tries: int = 6
+    """How often in a row a request may fail before a transfer is interrupted."""
+    ca_file: str = ""
+    """A PEM file of certificates to trust instead of the system's, for servers of bundles."""
+    auth_file: str = ""
+    """Accounts, in a file as docker, podman and oras write it; empty: where they do."""
+    also_hosts: str = ""
+    """Hosts that a server may send us on to, besides itself, with commas between; HTTPS only."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubSettings:
     host: str = "127.0.0.1"
     port: int = 8090
@@ -93,6 +112,7 @@ class Settings:
     sync: SyncSettings = field(default_factory=SyncSettings)
     hub: HubSettings = field(default_factory=HubSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
 
 
 def load(path: Path | None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -163,5 +183,11 @@ def _checked(value: object, kind: type, where: str) -> object:
     return value
 
 
-_MAY_BE_ZERO = {"gateway.port", "gateway.hold_s", "hub.port", "engine.drain_s"}
+_MAY_BE_ZERO = {
+    "network.bytes_per_second",
+    "gateway.port",
+    "gateway.hold_s",
+    "hub.port",
+    "engine.drain_s",
+}
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}

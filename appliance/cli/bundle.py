@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from appliance.cli import against as thinning
-from appliance.cli import inspect
+from appliance.cli import inspect, offers, push
 from appliance.cli.asking import passphrase
 from appliance.cli.common import (
     DEFAULT_STATE,
@@ -41,6 +41,8 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group.command("queue", help="Show the imports that are under way or wait.")(queue)
     group.command("split", help="Cut a bundle into volumes for FAT32 and small sticks.")(split)
     inspect.register(group)
+    push.register(group)
+    offers.register(group)
     app.add_typer(group, name=name, help=help_text)
 
 
@@ -88,14 +90,21 @@ def build(  # noqa: PLR0913 - an argument an option
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(help="The bundle's folder, or https://HOST/PATH, or oci://HOST/REPO:TAG."),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Verify and count only; change nothing.")
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for the site's transfer window.")
     ] = False,
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
-    body = {"path": str(folder.absolute()), "dryRun": dry_run}
+    source = bundle if "://" in bundle else str(Path(bundle).absolute())
+    body = {"path": source, "dryRun": dry_run, "now": now}
     with local_api(state_dir) as node, ProgressLine(quiet=as_json) as line:
         found = line.follow(node.objects("POST", "/v1/import", body))["imported"]
     added = ", ".join(found["added"]) or "nothing new"

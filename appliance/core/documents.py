@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from appliance.core.fields import Bytes, Duration
+from appliance.core.fields import Bytes, Duration, WallTime
 from appliance.core.ids import NAME_ALLOWED, NAME_PATTERN, digest
 
 API_VERSION = "edge-appliance.dev/v1alpha1"
@@ -208,6 +208,36 @@ class Retention(_Part):
     metrics: Annotated[Duration | None, Field(description="How long metrics are kept.")] = None
 
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+class Hours(_Part):
+    days: Annotated[
+        tuple[Day, ...],
+        Field(min_length=1, strict=False, description="The days on which it opens."),
+    ] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    from_: Annotated[
+        WallTime, Field(alias="from", description="When it opens, by the site's clock: '22:00'.")
+    ]
+    to: Annotated[
+        WallTime,
+        Field(description="When it closes; no later than it opens means on the next day."),
+    ]
+
+
+class SiteWindows(_Part):
+    transfer: Annotated[
+        tuple[Hours, ...],
+        Field(strict=False, description="When bundles may come over the network; empty: always."),
+    ] = ()
+
+
+class Network(_Part):
+    bytes_per_second: Annotated[
+        Bytes | None, Field(description="The most that transfers take of the link, such as 2M.")
+    ] = None
+
+
 class SiteSpec(_Part):
     labels: Annotated[
         dict[str, str], Field(description="What the hub selects sites by, such as region.")
@@ -225,6 +255,8 @@ class SiteSpec(_Part):
     ] = None
     disk: Annotated[Disk | None, Field(description="Budgets.")] = None
     retention: Annotated[Retention | None, Field(description="How long records stay.")] = None
+    windows: Annotated[SiteWindows | None, Field(description="Hours by the site's clock.")] = None
+    network: Annotated[Network | None, Field(description="What transfers may take.")] = None
 
 
 class Site(Document):

@@ -19,6 +19,8 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.files import make_folder
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.fetching import Fetching
+from appliance.settings import NetworkSettings, load
 from appliance.wiring import places
 from appliance.wiring.node import NodeCore, open_node
 
@@ -70,7 +72,9 @@ def _serving(core: NodeCore, path: Path) -> Iterator[None]:
         serving = asyncio.ensure_future(asgi.serve(local_api(services), sock))
         await ended.wait()
         while services.work:
-            await asyncio.wait(services.work)
+            for task in services.fetching.waiting:
+                task.cancel()
+            await asyncio.wait(services.work, timeout=1)
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
@@ -110,4 +114,10 @@ def _services(core: NodeCore) -> LocalServices:
         log_lines=no_log,
         changed=unchanged,
         stop=cannot_stop,
+        fetching=Fetching(core.ledger, core.importer, SystemClock(), _network(core)),
     )
+
+
+def _network(core: NodeCore) -> NetworkSettings:
+    path = core.state / places.SETTINGS
+    return load(path if path.exists() else None).network

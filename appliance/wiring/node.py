@@ -31,6 +31,7 @@ from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller
+from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
@@ -208,6 +209,7 @@ async def _run_loops(
         log_lines=lambda name, lines: _log_lines(state, controller, name, lines),
         changed=changed,
         stop=ending.ask,
+        fetching=Fetching(core.ledger, core.importer, clock, settings.network),
     )
     socket = asgi.listen_unix(state / places.CONTROL_SOCKET, 0o660)
     try:

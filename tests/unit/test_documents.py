@@ -1,5 +1,8 @@
 """A document that is wrong is refused with file, line, field and what is allowed."""
 
+import re
+from datetime import time
+
 import pytest
 
 from appliance.core import reading
@@ -147,3 +150,45 @@ def test_every_kind_has_a_json_schema_whose_fields_are_described() -> None:
         for name, part in schema["$defs"].items():
             for field, found in part.get("properties", {}).items():
                 assert found.get("description") or "$ref" in found, f"{kind}: {name}.{field}"
+
+
+SITE = """\
+apiVersion: edge-appliance.dev/v1alpha1
+kind: Site
+metadata: {name: plant-7}
+spec:
+  timeZone: Europe/Zurich
+  windows:
+    transfer:
+      - {days: [mon, fri], from: "22:00", to: "05:00"}
+      - {from: "12:00", to: "13:00"}
+  network: {bytesPerSecond: 2M}
+"""
+
+
+def test_a_site_says_when_and_how_fast_bundles_may_come() -> None:
+    site = reading.parse_one(SITE, "s.yaml", Site)
+    assert site.spec.windows is not None
+    nights, noon = site.spec.windows.transfer
+    assert (nights.days, nights.from_.time, nights.to.time) == (("mon", "fri"), time(22), time(5))
+    assert len(noon.days) == 7
+    assert site.spec.network is not None
+    assert site.spec.network.bytes_per_second is not None
+    assert site.spec.network.bytes_per_second.size == 2_000_000
+    assert reading.from_wire(site.to_wire(), "there") == site
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"22:00"', "22:00", "windows.transfer[0].from: 1320 is not a time such as '22:00'"),
+        ('"22:00"', '"24:00"', "'24:00' is not a time"),
+        ('"22:00"', '"22:00:00"', "is not a time"),
+        ("[mon, fri]", "[monday]", "allowed: mon, tue"),
+        ("[mon, fri]", "[]", "windows.transfer[0].days"),
+        ("2M", "fast", "is not a size such as"),
+    ],
+)
+def test_hours_that_are_none_are_refused_by_line(old: str, new: str, says: str) -> None:
+    with pytest.raises(BadDocumentError, match=re.escape(says)):
+        reading.parse_one(SITE.replace(old, new), "s.yaml", Site)

@@ -1,8 +1,6 @@
 """Importing a bundle, with progress while it goes on, and what waits."""
 
-import asyncio
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -10,9 +8,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from appliance.bundle.queue import Step
+from appliance.bundle.roads import is_remote
 from appliance.errors import UsageError
 from appliance.node.api.answers import object_of, route, told, who
 from appliance.node.api.services import LocalServices
+from appliance.node.fetching import Wanted
 
 
 def routes(services: LocalServices) -> list[Route]:
@@ -21,11 +21,13 @@ def routes(services: LocalServices) -> list[Route]:
     async def import_(request: Request) -> Response:
         body = await object_of(request)
         path, dry = body.get("path"), body.get("dryRun") is True
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise UsageError("path is not the absolute path of a bundle's folder")
+        if not isinstance(path, str) or not (path.startswith("/") or is_remote(path)):
+            raise UsageError(
+                "path is neither the absolute path of a bundle's folder nor its address"
+            )
         if not dry:
             services.reserve.require()
-        return _import(services, Path(path), who(request), dry=dry)
+        return _import(services, Wanted(path, who(request), dry, body.get("now") is True))
 
     async def queue(_: Request) -> Response:
         return JSONResponse({"imports": [asdict(e) for e in services.importer.queue.entries()]})
@@ -33,7 +35,7 @@ def routes(services: LocalServices) -> list[Route]:
     return [route("POST", "/v1/import", import_), route("GET", "/v1/import", queue)]
 
 
-def _import(services: LocalServices, path: Path, by: str, *, dry: bool) -> Response:
+def _import(services: LocalServices, wanted: Wanted) -> Response:
     newest = Step("waiting")
 
     def tell(step: Step) -> None:
@@ -41,8 +43,8 @@ def _import(services: LocalServices, path: Path, by: str, *, dry: bool) -> Respo
         newest = step
 
     async def work() -> dict[str, Any]:
-        found = await asyncio.to_thread(services.importer.run, path, by, tell, dry=dry)
-        if not dry:
+        found = await services.fetching.bring(wanted, tell)
+        if not wanted.dry:
             await services.changed()
         return {"imported": asdict(found)}
 

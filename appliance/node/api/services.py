@@ -12,6 +12,7 @@ from appliance.cache.care import CacheCare
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
+from appliance.node.fetching import Fetching
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class LocalServices:
     log_lines: Callable[[str, int], dict[str, list[str]]]
     changed: Callable[[], Awaitable[None]]
     stop: Callable[..., None]
+    fetching: Fetching
     work: set[asyncio.Task[Any]] = field(default_factory=set)
     """What goes on although whoever asked for it may have left."""
 

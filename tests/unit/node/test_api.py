@@ -26,6 +26,8 @@ from appliance.ledger.streams import Stream
 from appliance.node import desired, keys
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.fetching import Fetching
+from appliance.settings import NetworkSettings
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.stores import care_of
@@ -68,6 +70,9 @@ class Box:
             log_lines=self.log_lines,
             changed=self.changed,
             stop=self.stop,
+            fetching=Fetching(
+                self.node.ledger, self.node.importer, StillClock(), NetworkSettings(tries=1)
+            ),
         )
 
         async def whole() -> None:
