@@ -7,9 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from appliance.cli.common import AsJson, show
-from appliance.hardware.sticks import printable
-
-_MOST_CHARACTERS = 200
+from appliance.core.plain import plain
 
 
 def register(group: typer.Typer) -> None:
@@ -34,18 +32,18 @@ def _found(at: Path | None) -> list[dict[str, Any]]:
     places: list[tuple[str, Path, tuple[str, ...]]]
     places = [(stick.name, stick.folder, stick.lacks) for stick in sticks.mounted()]
     if at is not None:
-        places = [(printable(str(at), _MOST_CHARACTERS), at, ())]
+        places = [(plain(str(at)), at, ())]
     return [
         {
             "place": name,
-            "folder": printable(str(folder), _MOST_CHARACTERS),
+            "folder": plain(str(folder)),
             "mounted_without": list(lacks),
             "bundles": [
                 {
-                    "folder": printable(str(offer.folder), _MOST_CHARACTERS),
+                    "folder": plain(str(offer.folder)),
                     "name": offer.name,
                     "version": offer.version,
-                    "problem": offer.problem and printable(offer.problem, _MOST_CHARACTERS),
+                    "problem": offer.problem and plain(offer.problem),
                 }
                 for offer in looking.on(folder)
             ],

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.core.plain import plain
+
 FILE_SYSTEMS = ("vfat", "exfat")
 WANTED_OPTIONS = ("ro", "nodev", "nosuid", "noexec", "nosymfollow")
 """How a stick should be mounted: TRUST, Sticks."""
+_LONGEST_NAME = 64
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _HEX = re.compile(rb"\\x([0-9a-f]{2})")
 
@@ -81,12 +84,6 @@ def parse_udev(text: str) -> dict[str, str]:
     return {name: value for name, _, value in lines}
 
 
-def printable(text: str, most: int = 64) -> str:
-    """Return text of unknown origin as one line of ``most`` signs that a screen shows as it is."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= most else shown[: most - 3] + "..."
-
-
 def _stick(root: Path, mount: Mount) -> Stick | None:
     device = root / "sys/dev/block" / mount.device
     try:
@@ -132,7 +129,7 @@ def _serial(device: Path) -> str | None:
 
 
 def _name(text: str | None) -> str | None:
-    return printable(text.strip()) or None if text is not None else None
+    return plain(text.strip(), _LONGEST_NAME) or None if text is not None else None
 
 
 def _plain(word: str) -> str:
