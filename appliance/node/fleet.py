@@ -18,8 +18,9 @@ from appliance.node import desired
 from appliance.node.desired import FleetWord
 from appliance.planner.decide import select
 from appliance.trust import envelope, floor
+from appliance.trust.documents import Director
 from appliance.trust.envelope import Accepted, Addressee, Slot
-from appliance.trust.store import Director, TrustStore
+from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
 _LONGEST_REASON = 300

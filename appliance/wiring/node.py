@@ -10,7 +10,6 @@ from appliance import __version__
 from appliance.bundle.accept import Importer, ImportParts
 from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.intake import Housekeeping
-from appliance.bundle.judge import rederive
 from appliance.bundle.receipts import ReceiptBook
 from appliance.cache import catalog
 from appliance.cache.care import CacheCare
@@ -42,6 +41,7 @@ from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import CacheSettings, EngineSettings, Settings
 from appliance.sync.mqtt import BrokerAddress
+from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
 from appliance.wiring.daemon import Ending, run_until

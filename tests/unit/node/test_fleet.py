@@ -51,7 +51,9 @@ class Box:
         path = self.trust_folder / "current" / "trust" / "director.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         keys = {"keys": [DIRECTOR.public], "sync": [SYNC.public]}
-        path.write_bytes(wire.dumps({"org": "acme", "epoch": epoch, **keys}))
+        path.write_bytes(
+            wire.dumps({"org": "acme", "epoch": epoch, **keys, "sites": ["*"], "verbs": []})
+        )
 
     def forget_director(self) -> None:
         (self.trust_folder / "current" / "trust" / "director.json").unlink()
@@ -186,7 +188,7 @@ def test_a_clock_that_is_wrong_by_years_does_not_make_a_word_expire(box: Box) ->
 def test_the_floor_makes_a_word_expire_whatever_the_clock_says(box: Box) -> None:
     data = box.word(1)
     floor = box.clock.utc() + 2 * DAY
-    box.ledger.record(lambda db: meta.set_floor(db, floor)).result()
+    box.ledger.record(lambda db: meta.add_floor_row(db, "aa" * 32, floor, online=False)).result()
     box.clock.time = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     box.refused(data, 21)
 

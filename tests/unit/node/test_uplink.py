@@ -52,7 +52,8 @@ class Pair:
         path.parent.mkdir(parents=True)
         identity = self.hub.identity
         keys = {"keys": [identity.director.public], "sync": [identity.sync.public]}
-        path.write_bytes(wire.dumps({"org": "acme", "epoch": 1, **keys}))
+        document = {"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": []}
+        path.write_bytes(wire.dumps(document))
 
     def all_acknowledged(self) -> bool:
         found = Reporter(self.node.ledger, self.node.controller, machine, self.node.clock)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, MetaFile, Root, Timestamp
 
+from appliance.core.signedtime import SignedTime
 from appliance.errors import (
     ApplianceError,
     CorruptError,
@@ -20,7 +21,17 @@ from appliance.errors import (
 )
 from appliance.trust import floor, metadata
 from appliance.trust.metadata import RoleSet, SignedTarget, Verified
-from tests.helpers.signing import ISSUED, LIFETIME, Signer, digest_of, public, target
+from tests.helpers.signing import (
+    ISSUED,
+    LIFETIME,
+    Publisher,
+    Signer,
+    digest_of,
+    new_key,
+    public,
+    reading,
+    target,
+)
 
 SIGNER, STRANGER = Signer.new(), Signer.new()
 ROOT = SIGNER.root_file()
@@ -37,7 +48,7 @@ def refresh(
     now: datetime.datetime = ISSUED,
     root: bytes = ROOT,
 ) -> Verified:
-    return metadata.refresh(root, stored, offered, now)
+    return metadata.refresh(root, stored, reading(offered), now)
 
 
 def refusal(offered: RoleSet, stored: RoleSet | None = None, **how: Any) -> type[ApplianceError]:
@@ -164,7 +175,7 @@ def test_what_was_signed_is_believed() -> None:
                 "some/path", found.targets["some/path"].digest, 5, "text/plain"
             )
         },
-        issued=ISSUED,
+        times=times(FIRST),
         versions={"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1},
     )
     assert found.targets["some/path"].digest == digest_of(b"words")
@@ -234,7 +245,7 @@ def test_lengths_and_hashes_are_there_and_hold() -> None:
         ):
             assert refusal(SIGNER.metadata(LISTED, edit=edit)) is MalformedError
     for role in ("snapshot", "targets"):
-        changed = replace(FIRST, **{role: getattr(FIRST, role) + b"\n"})
+        changed = _with(FIRST, role, getattr(FIRST, role) + b"\n")
         assert refusal(changed) is CorruptError
     assert refusal(SIGNER.metadata({}, edit={"snapshot": lambda s: s.meta.clear()})) is (
         MalformedError
@@ -344,9 +355,9 @@ def test_a_stranger_s_older_metadata_is_ignored_like_any_other() -> None:
 
 
 def test_new_keys_begin_anew_at_any_version() -> None:
-    """Fast-forward recovery: a stolen key may have signed the highest version there is."""
+    """Fast-forward recovery: stolen keys may have signed the highest version there is."""
     stored = SIGNER.metadata(LISTED, (2**31, 2**31, 2**31))
-    for rotated in (("timestamp",), ("targets",), ("timestamp", "targets")):
+    for rotated in (("targets",), ("timestamp", "targets")):
         signer = SIGNER.rotated(*rotated)
         root = signer.root_file(2, by=SIGNER.root)
         found = refresh(signer.metadata({}), stored, root=root)
@@ -354,24 +365,48 @@ def test_new_keys_begin_anew_at_any_version() -> None:
         assert refusal(stored, stored, root=root) is SignatureError
 
 
+def test_a_new_timestamp_key_begins_anew_only_with_the_timestamp() -> None:
+    """Its thief could raise the timestamp's version, and no other."""
+    stored = SIGNER.metadata(LISTED, (2**31, 2, 2))
+    signer = SIGNER.rotated("timestamp")
+    root = signer.root_file(2, by=SIGNER.root)
+    found = refresh(signer.metadata({}, (1, 3, 3)), stored, root=root)
+    assert (found.is_new, found.versions["timestamp"], found.versions["targets"]) == (True, 1, 3)
+    assert refresh(signer.metadata(LISTED, (1, 2, 2)), stored, root=root).is_new
+    assert refusal(signer.metadata({}, (1, 1, 1)), stored, root=root) is DowngradeError
+    assert refusal(signer.metadata({}, (1, 3, 2)), stored, root=root) is EquivocationError
+
+
 def test_what_the_disk_damaged_is_said_to_be_damaged() -> None:
     for role in ROLES[:2]:
         with pytest.raises(StateUnusableError, match="damaged"):
-            refresh(SECOND, replace(FIRST, **{role: b"\0" * 100}))
+            refresh(SECOND, _with(FIRST, role, b"\0" * 100))
     with pytest.raises(StateUnusableError, match="damaged"):
-        metadata.issued(replace(FIRST, targets=b""))
+        metadata.signed_targets(_with(FIRST, "targets", b""))
+    with pytest.raises(StateUnusableError, match="damaged"):
+        metadata.signed_times(ROOT, [ROOT], _with(FIRST, "targets", b""))
 
 
-def test_the_newest_signed_time_is_the_newest_of_the_three() -> None:
+# --- what time it is, by those who signed ---------------------------------------------------------
+
+
+def test_each_signer_says_what_time_it_was() -> None:
     for role in ROLES:
 
         def later(part: Any) -> None:
             part.unrecognized_fields["x-issued"] = "2027-01-01T00:00:00Z"
 
         found = SIGNER.metadata(LISTED, edit={role: later})
-        assert refresh(found).issued == metadata.issued(found)
-        assert metadata.issued(found) == datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
-    assert metadata.issued(FIRST) == ISSUED
+        assert refresh(found).times == times(found)
+        assert refresh(found).issued == datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+    assert refresh(FIRST).times == tuple(
+        sorted(
+            [
+                SignedTime(SIGNER.targets[0].public, online=False, at=ISSUED),
+                SignedTime(SIGNER.timestamp[0].public, online=True, at=ISSUED),
+            ]
+        )
+    )
 
 
 def test_the_timestamp_s_key_alone_moves_time_by_a_span_at_most() -> None:
@@ -380,7 +415,46 @@ def test_the_timestamp_s_key_alone_moves_time_by_a_span_at_most() -> None:
         part.expires = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
     found = SIGNER.metadata(LISTED, edit={"timestamp": far})
-    assert refresh(found).issued == metadata.issued(found) == ISSUED + floor.SPAN
+    assert refresh(found).issued == ISSUED + floor.SPAN
+
+
+def test_a_publisher_says_nothing_of_the_time() -> None:
+    def far(part: Any) -> None:
+        part.unrecognized_fields["x-issued"] = "2099-01-01T00:00:00Z"
+        part.expires = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+
+    vendor = Publisher.new(edit=far)
+    assert refresh(SIGNER.metadata(LISTED, publishers=[vendor])).times == times(FIRST)
+
+
+def test_only_keys_that_signed_and_are_in_force_say_what_time_it_was() -> None:
+    two = replace(SIGNER, targets=[*SIGNER.targets, new_key()])
+    one = {"targets": SIGNER.targets, "snapshot": SIGNER.targets}
+    root, signed = two.root_file(), two.metadata(LISTED, by=one)
+    assert {row.key for row in times(signed, root)} == {
+        key.public for key in (*SIGNER.targets, *SIGNER.timestamp)
+    }
+    replaced = SIGNER.rotated("targets", "timestamp").root_file(2, by=SIGNER.root)
+    assert times(FIRST, replaced) == ()
+    rows = metadata.signed_times(replaced, [ROOT, replaced], FIRST)
+    assert {row.key for row in rows} == {key.public for key in SIGNER.root}
+
+
+def test_a_root_s_keys_are_known_by_their_use() -> None:
+    assert metadata.key_uses(ROOT) == {
+        *((key.public, False) for key in (*SIGNER.root, *SIGNER.targets)),
+        (SIGNER.timestamp[0].public, True),
+    }
+
+
+def times(roles: RoleSet, root: bytes = ROOT) -> tuple[SignedTime, ...]:
+    return metadata.signed_times(root, [], roles)
+
+
+def _with(roles: RoleSet, role: str, data: bytes) -> RoleSet:
+    parts = {**roles.by_role(), role: data}
+    delegated = {name: part for name, part in parts.items() if name not in ROLES}
+    return RoleSet(parts["timestamp"], parts["snapshot"], parts["targets"], delegated)
 
 
 def test_the_helper_signs_what_it_says() -> None:

@@ -12,10 +12,11 @@ from appliance.errors import MalformedError, NotFoundError, SignatureError, Stat
 from appliance.kit import files
 from appliance.trust import metadata
 from appliance.trust import store as trust_store
+from appliance.trust.documents import DIRECTOR_PATH, Director
 from appliance.trust.metadata import Verified
-from appliance.trust.store import DIRECTOR_PATH, Director, TrustStore
+from appliance.trust.store import TrustStore
 from tests.helpers.importing import contents
-from tests.helpers.signing import ISSUED, Signer, director
+from tests.helpers.signing import ISSUED, Signer, director, reading
 
 SIGNER = Signer.new()
 ROOT = SIGNER.root_file()
@@ -28,7 +29,7 @@ class PowerCutError(BaseException):
 def verified(version: int) -> Verified:
     issued = ISSUED + datetime.timedelta(seconds=version)
     roles = SIGNER.metadata({}, (version, version, version), issued=issued)
-    return metadata.refresh(ROOT, None, roles, ISSUED)
+    return metadata.refresh(ROOT, None, reading(roles), ISSUED)
 
 
 @pytest.fixture
