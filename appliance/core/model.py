@@ -52,6 +52,10 @@ class Variant:
         return cls(**{**known, "capabilities": tuple(known["capabilities"])})
 
 
+NOT_LISTED = "NotListed"
+REVOKED = "Revoked"
+
+
 @dataclass(frozen=True, slots=True)
 class Denial:
     """Why a variant in the catalogue must not be started; with ``stop`` it must not run either."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from appliance.core.ids import Digest
-from appliance.core.model import Denial, Variant
+from appliance.core.model import NOT_LISTED, REVOKED, Denial, Variant
 from appliance.errors import DowngradeError, RevokedError
 from appliance.trust.documents import Revoked
 from appliance.trust.metadata import SignedTarget
@@ -44,17 +44,21 @@ class Listed:
                 hint="import a bundle that brings a listed version; what runs goes on",
             )
 
+    def check_variant(self, variant: Variant) -> None:
+        """Check that a variant of the catalogue may start; see ``check``."""
+        self.check(variant.path, variant.manifest, variant.weights)
+
     def denied(self, variants: Iterable[Variant]) -> dict[Digest, Denial]:
         """Return why variants may not start, by manifest; what may start is not in it."""
         found = {}
         for variant in variants:
-            digests = (variant.manifest, variant.weights)
             try:
-                self.check(variant.path, *digests)
+                self.check_variant(variant)
             except RevokedError as error:
-                entries = (self.revoked.digests.get(digest) for digest in digests)
+                named = (variant.manifest, variant.weights)
+                entries = (self.revoked.digests.get(digest) for digest in named)
                 stop = any(entry is not None and entry.stop for entry in entries)
-                found[variant.manifest] = Denial("Revoked", error.what, stop=stop)
+                found[variant.manifest] = Denial(REVOKED, error.what, stop=stop)
             except DowngradeError as error:
-                found[variant.manifest] = Denial("NotListed", error.what)
+                found[variant.manifest] = Denial(NOT_LISTED, error.what)
         return found

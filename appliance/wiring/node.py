@@ -29,7 +29,7 @@ from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.caretaker import Caretaker
-from appliance.node.controller import Controller
+from appliance.node.controller import Controller, Surroundings
 from appliance.node.freshness import freshness
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
@@ -146,6 +146,8 @@ async def _driver(
     wake = Wake()
 
     def weights(replica: Replica) -> Path:
+        """Step 15: at every launch, also after a crash, ask again whether it may start."""
+        core.trust.listed().check_variant(replica.variant)
         return core.store.weights(replica.variant)
 
     launchers = {"llama_server": settings.llama_server}
@@ -165,8 +167,10 @@ async def _run_loops(
 ) -> None:
     clock, state = SystemClock(), core.state
     watch = MachineWatch(machine)
+    around = Surroundings(watch, core.trust.listed)
+    routes = state / places.ROUTES
     controller = Controller(
-        core.ledger, driver, watch, clock, routes=state / places.ROUTES, slots=settings.engine.slots
+        core.ledger, driver, around, clock, routes=routes, slots=settings.engine.slots
     )
     controller.on_activation = core.receipts.activate
     passes = Passes(controller.reconcile, wake)

@@ -29,12 +29,15 @@ from tuf.api.serialization.json import JSONSerializer
 
 from appliance.bundle import modelpack
 from appliance.core import wire
+from appliance.core.ids import hex_of
+from appliance.core.model import Variant
 from appliance.errors import IncompleteError
 from appliance.kit.clock import rfc3339
-from appliance.trust import floor
+from appliance.trust import floor, metadata
 from appliance.trust.documents import DIRECTOR_PATH, HUB_PATH, REVOKED_PATH
 from appliance.trust.keys import SigningKey
 from appliance.trust.metadata import RoleSet
+from appliance.trust.store import TrustStore
 from appliance.trust.workflow import Read
 from tests.helpers.gguf import small_llama
 
@@ -214,6 +217,31 @@ def _signed(
 def director(epoch: int = 1, org: str = ORG) -> bytes:
     keys = {"keys": ["aa" * 32], "sync": ["bb" * 32]}
     return wire.dumps({"org": org, "epoch": epoch, **keys, "sites": ["*"], "verbs": []})
+
+
+class InForce:
+    """What a node's ``tuf/`` says, put there as a whole whenever a test changes a part of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trust = TrustStore(folder)
+        self.trust.folder.mkdir(parents=True, exist_ok=True)
+        self.listed: dict[str, TargetFile] = {}
+        self.documents: dict[str, bytes] = {}
+        self._signer = Signer.new()
+        self._version = 0
+
+    def put(self) -> None:
+        """Have the node trust what is listed here now."""
+        self._version += 1
+        roles = self._signer.metadata(self.listed, (self._version,) * 3)
+        verified = metadata.refresh(self._signer.root_file(), None, reading(roles), ISSUED)
+        self.trust.commit(verified, self.documents)
+
+    def list(self, *variants: Variant) -> None:
+        """List these variants, as the organisation's own."""
+        for v in variants:
+            self.listed[v.path] = TargetFile(500, {"sha256": hex_of(v.manifest)}, v.path)
+        self.put()
 
 
 def hub(epoch: int = 1, org: str = ORG) -> bytes:
