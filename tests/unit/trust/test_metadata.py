@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tuf.api.metadata import Metadata, MetaFile, Root, Timestamp
+from tuf.api.metadata import (
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    SuccinctRoles,
+    Targets,
+    Timestamp,
+)
 
 from appliance.core.signedtime import SignedTime
 from appliance.errors import (
@@ -15,12 +23,15 @@ from appliance.errors import (
     DowngradeError,
     EquivocationError,
     ExpiredError,
+    IncompleteError,
     MalformedError,
+    ScopeError,
     SignatureError,
     StateUnusableError,
 )
-from appliance.trust import floor, metadata
+from appliance.trust import floor, metadata, scope
 from appliance.trust.metadata import RoleSet, SignedTarget, Verified
+from appliance.trust.workflow import CAPS
 from tests.helpers.signing import (
     ISSUED,
     LIFETIME,
@@ -385,6 +396,257 @@ def test_what_the_disk_damaged_is_said_to_be_damaged() -> None:
         metadata.signed_targets(_with(FIRST, "targets", b""))
     with pytest.raises(StateUnusableError, match="damaged"):
         metadata.signed_times(ROOT, [ROOT], _with(FIRST, "targets", b""))
+
+
+# --- publishers -----------------------------------------------------------------------------------
+
+MODEL = "models/vendor/small/1.0.0/Q4_0"
+MANIFEST = scope.MANIFEST_TYPE
+VENDOR = Publisher.new(listed={MODEL: target(b"the vendor's", MANIFEST)})
+
+
+def by_publishers(*publishers: Publisher, **how: Any) -> RoleSet:
+    return SIGNER.metadata(LISTED, publishers=publishers, **how)
+
+
+def test_a_publisher_lists_its_own_models() -> None:
+    other = Publisher.new("other", listed={"models/other/m/1/Q8_0": target(b"o", MANIFEST)})
+    found = refresh(by_publishers(VENDOR, other))
+    assert {path: t.role for path, t in found.targets.items()} == {
+        "some/path": "targets", MODEL: "publisher-vendor", "models/other/m/1/Q8_0": other.role,
+    }  # fmt: skip
+    assert found.targets[MODEL].digest == digest_of(b"the vendor's")
+    assert set(found.roles.delegated) == {"publisher-vendor", "publisher-other"}
+    assert found.versions["publisher-vendor"] == 1
+    assert metadata.signed_targets(found.roles) == found.targets
+    again = refresh(found.roles, found.roles)
+    assert (again.roles, again.is_new, again.targets) == (found.roles, False, found.targets)
+
+
+def test_top_level_targets_win_over_a_publisher() -> None:
+    also = {MODEL: target(b"the organisation's", MANIFEST)}
+    found = refresh(SIGNER.metadata(also, publishers=[VENDOR]))
+    assert found.targets[MODEL].digest == digest_of(b"the organisation's")
+    assert found.targets[MODEL].role == "targets"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "trust/director.json",
+        "trust/revoked.json",
+        "releases/small/1.0.0.json",
+        "images/engine/1.0.0",
+        "files/profile/llama-cpp/1",
+        "files/wheel/x/1",
+        "local/small/1.0.0/Q4_0",
+        "models/other/small/1.0.0/Q4_0",
+        "models/vendor/small/1.0.0",
+        "models/vendor/small/1.0.0/Q4_0/more",
+        "models/vendor/small/1.0.0/../Q4_0",
+        "models/vendor/../other/1.0.0/Q4_0",
+        "models/vendor/.hidden/1.0.0/Q4_0",
+        "models/vendor//1.0.0/Q4_0",
+        "Models/vendor/small/1.0.0/Q4_0",
+        "some/path",
+    ],
+)
+def test_a_publisher_lists_nothing_else(path: str) -> None:
+    vendor = replace(VENDOR, listed={path: target(b"x", MANIFEST)})
+    assert refusal(by_publishers(vendor)) is ScopeError
+
+
+@pytest.mark.parametrize("kind", [None, "application/json", "application/x-python"])
+def test_a_publisher_lists_manifests_of_models(kind: str | None) -> None:
+    vendor = replace(VENDOR, listed={MODEL: target(b"x", kind)})  # type: ignore[arg-type]
+    assert refusal(by_publishers(vendor)) is ScopeError
+
+
+def delegating(**fields: object) -> Publisher:
+    """Return a publisher whose delegation says something else."""
+
+    def edit(role: object) -> None:
+        for name, value in fields.items():
+            setattr(role, name, value)
+
+    return replace(VENDOR, edit_role=edit)
+
+
+@pytest.mark.parametrize(
+    "vendor",
+    [
+        delegating(terminating=False),
+        delegating(paths=[]),
+        delegating(paths=["models/vendor/*/*/*", "models/other/*/*/*"]),
+        delegating(paths=["models/vendor/*/*/*"] * 2),
+        delegating(paths=["models/*/*/*/*"]),
+        delegating(paths=["models/other/*/*/*"]),
+        delegating(paths=["*"]),
+        delegating(paths=["trust/*"]),
+        delegating(paths=None, path_hash_prefixes=["00"]),
+        delegating(name="vendor"),
+        delegating(name="publisher-other"),
+        delegating(name="publisher-"),
+        delegating(name="publisher-Vendor"),
+        delegating(name="publisher-../vendor"),
+        Publisher.new("local"),
+    ],
+)
+def test_a_delegation_is_to_a_publisher_and_its_models_alone(vendor: Publisher) -> None:
+    assert refusal(by_publishers(replace(vendor, listed={}))) is ScopeError
+
+
+def test_targets_delegate_to_no_hash_bins() -> None:
+    def bins(targets: Targets) -> None:
+        key = public(VENDOR.keys[0])
+        bins = SuccinctRoles([key.keyid], 1, 2, "publisher-vendor")
+        targets.delegations = Delegations({key.keyid: key}, None, bins)
+
+    assert refusal(SIGNER.metadata(LISTED, edit={"targets": bins})) is ScopeError
+
+
+def test_a_publisher_delegates_to_nobody() -> None:
+    def delegate(targets: Targets) -> None:
+        targets.delegations = Delegations({}, {})
+        Publisher.new("other").delegate(targets.delegations)
+
+    assert refusal(by_publishers(replace(VENDOR, edit=delegate))) is ScopeError
+
+
+def test_there_are_at_most_256_publishers() -> None:
+    def more(targets: Targets) -> None:
+        targets.delegations = Delegations({}, {})
+        for number in range(257):
+            replace(VENDOR, name=f"v{number}").delegate(targets.delegations)
+
+    with pytest.raises(MalformedError, match="more than 256 roles"):
+        refresh(SIGNER.metadata({}, edit={"targets": more}))
+    many = [replace(VENDOR, name=f"v{number}", listed={}) for number in range(256)]
+    assert len(refresh(SIGNER.metadata({}, publishers=many)).roles.delegated) == 256
+
+
+def test_a_publisher_s_threshold_counts_distinct_keys() -> None:
+    two = Publisher.new(keys=2, threshold=2)
+    assert refresh(by_publishers(two)).is_new
+    for by in (two.keys[:1], two.keys[:1] * 2, [two.keys[0], *SIGNER.targets], []):
+        assert refusal(by_publishers(replace(two, by=by))) is SignatureError
+
+    def twice(targets: Targets) -> None:
+        key = public(VENDOR.keys[0])
+        key.keyid = "ff" * 32
+        assert targets.delegations is not None
+        assert targets.delegations.roles is not None
+        targets.delegations.keys[key.keyid] = key
+        targets.delegations.roles[VENDOR.role].keyids.append(key.keyid)
+
+    assert refusal(by_publishers(VENDOR, edit={"targets": twice})) is MalformedError
+
+
+def test_a_publisher_s_list_is_signed_by_its_own_keys() -> None:
+    for keys in (SIGNER.targets, SIGNER.root, Publisher.new().keys):
+        assert refusal(by_publishers(replace(VENDOR, by=keys))) is SignatureError
+
+
+def test_a_publisher_s_list_expires_and_says_when_it_was_issued() -> None:
+    def sooner(part: Any) -> None:
+        part.expires = ISSUED + DAY
+
+    assert refusal(by_publishers(replace(VENDOR, edit=sooner)), now=ISSUED + DAY) is ExpiredError
+    unsaid = replace(VENDOR, edit=without("x-issued"))
+    assert refusal(by_publishers(unsaid)) is MalformedError
+
+
+def test_a_publisher_s_list_is_the_one_that_the_snapshot_names() -> None:
+    good, other = by_publishers(VENDOR), replace(VENDOR, listed={})
+    changed = replace(good, delegated=by_publishers(other).delegated)
+    assert refusal(changed) is CorruptError
+    assert refusal(replace(good, delegated={})) is IncompleteError
+
+    def forget(snapshot: Any) -> None:
+        del snapshot.meta["publisher-vendor.json"]
+
+    assert refusal(by_publishers(VENDOR, edit={"snapshot": forget})) is MalformedError
+    for name in ("hashes", "length"):
+
+        def vague(snapshot: Any, name: str = name) -> None:
+            setattr(snapshot.meta["publisher-vendor.json"], name, None)
+
+        assert refusal(by_publishers(VENDOR, edit={"snapshot": vague})) is MalformedError
+
+
+def test_a_publisher_s_version_never_goes_down_and_has_one_content() -> None:
+    stored = by_publishers(replace(VENDOR, version=2))
+    older = by_publishers(VENDOR, versions=(2, 2, 2))
+    assert refusal(older, stored) is DowngradeError
+    other = by_publishers(replace(VENDOR, version=2, listed={}), versions=(2, 2, 2))
+    assert refusal(other, stored) is EquivocationError
+    newer = by_publishers(replace(VENDOR, version=3, listed={}), versions=(2, 2, 2))
+    assert MODEL not in refresh(newer, stored).targets
+
+
+def test_a_publisher_whose_delegation_went_is_listed_no_more_and_all_else_goes_on() -> None:
+    stored = by_publishers(VENDOR)
+    gone = SIGNER.metadata(LISTED, (2, 2, 2), removed=[VENDOR])
+    found = refresh(gone, stored)
+    assert set(found.targets) == {"some/path"}
+    assert found.roles.delegated == {}
+    back = SIGNER.metadata(LISTED, (3, 3, 3), publishers=[replace(VENDOR, version=2)])
+    assert MODEL in refresh(back, found.roles).targets
+
+
+def test_a_publisher_that_vanishes_from_the_snapshot_is_refused() -> None:
+    assert refusal(SIGNER.metadata(LISTED, (2, 2, 2)), by_publishers(VENDOR)) is MalformedError
+
+
+def test_a_star_does_not_cross_a_slash() -> None:
+    """Our own form says so, whatever the library's patterns would match."""
+    vendor = replace(VENDOR, listed={"models/vendor/a/b/c/d": target(b"x", MANIFEST)})
+    assert refusal(by_publishers(vendor)) is ScopeError
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
+def test_each_file_is_asked_for_once_by_a_name_that_was_verified() -> None:
+    asked: list[tuple[str, int]] = []
+    offered = SIGNER.metadata(LISTED, (7, 5, 3), publishers=[replace(VENDOR, version=9)])
+
+    def read(name: str, cap: int) -> bytes:
+        asked.append((name, cap))
+        return reading(offered)(name, cap)
+
+    metadata.refresh(ROOT, None, read, ISSUED)
+    assert asked == [
+        ("timestamp.json", CAPS["timestamp"]),
+        ("5.snapshot.json", CAPS["snapshot"]),
+        ("3.targets.json", CAPS["targets"]),
+        ("9.publisher-vendor.json", CAPS["delegated"]),
+    ]
+    asked.clear()
+    metadata.refresh(ROOT, offered, read, ISSUED)
+    assert asked == [("timestamp.json", CAPS["timestamp"])]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_after_a_refusal_nothing_more_is_asked_for(role: str) -> None:
+    asked: list[str] = []
+    offered = SIGNER.metadata(LISTED, by={role: STRANGER.targets})
+
+    def read(name: str, cap: int) -> bytes:
+        asked.append(name)
+        return reading(offered)(name, cap)
+
+    with pytest.raises(SignatureError):
+        metadata.refresh(ROOT, None, read, ISSUED)
+    assert len(asked) == 1 + ROLES.index(role)
+
+
+def test_names_of_files_carry_versions() -> None:
+    def bare(root: Root) -> None:
+        root.consistent_snapshot = False
+
+    with pytest.raises(MalformedError, match="not named by their version"):
+        follow(ROOT, SIGNER.root_file(2, edit=bare))
 
 
 # --- what time it is, by those who signed ---------------------------------------------------------
