@@ -203,7 +203,6 @@ def test_nothing_wanted_is_nothing_to_tell(node: ControlledNode) -> None:
     assert node.routes().routes == ()
 
 
-<<<<<<< HEAD
 def test_what_comes_to_serve_another_manifest_is_told_once(node: ControlledNode) -> None:
     told: list[tuple[str, str, str]] = []
     node.controller.on_activation = lambda *what: told.append(what)
@@ -236,7 +235,8 @@ def test_a_full_disk_delays_the_receipt_and_not_the_serving(node: ControlledNode
         reconcile(node)
     assert node.status().is_ready
     assert len(told) == 2
-=======
+
+
 # --- what must not be started any more (step 15 of an import) -------------------------------------
 
 
@@ -309,4 +309,3 @@ def test_an_engine_that_was_adopted_after_a_restart_goes_on_too(node: Controlled
     node.controller = node.new_controller()
     assert reconcile(node) is None
     assert node.status().is_ready
->>>>>>> a68cac6 (Start nothing that is not listed any more, or revoked)
