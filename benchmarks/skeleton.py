@@ -21,7 +21,7 @@ from appliance.demo.story import DEPLOYMENT, deployment
 from appliance.demo.supervisor import Supervisor
 from appliance.hardware.probe import machine
 from appliance.kit.clock import SystemClock
-from appliance.node.controller import Controller
+from appliance.node.controller import Controller, Surroundings
 from appliance.node.loops import MachineWatch
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver
@@ -132,7 +132,14 @@ async def _passes(state: Path, core) -> list[float]:  # type: ignore[no-untyped-
     await driver.open(lambda: None)
     watch = MachineWatch(machine)
     routes = state / "run" / "routes.json"
-    controller = Controller(core.ledger, driver, watch, SystemClock(), routes=routes, slots=2)
+    controller = Controller(
+        core.ledger,
+        driver,
+        Surroundings(watch, core.trust.listed),
+        SystemClock(),
+        routes=routes,
+        slots=2,
+    )
     try:
         while not all(s.is_ready for s in controller.world.statuses) or not controller.version:
             await controller.reconcile()

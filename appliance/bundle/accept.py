@@ -112,9 +112,9 @@ class Importer:
         bundle = BundleReader(medium)
         if not dry:
             self._parts.answers.take_along(medium)  # it may prove what time it is
-        judged = self._judge.judge(bundle)  # steps 1 to 8
+        judged = self._judge.judge(bundle, dry=dry)  # steps 1 to 8
         intake = Intake(bundle, self._parts.store.blobs, self._parts.housekeeping, progress)
-        packs = intake.manifests(judged.wanted)  # step 10, before 9:
+        packs = intake.manifests(judged)  # step 10, before 9:
         missing = intake.missing(packs)  # only manifests say which blobs there are
         needed, what = intake.needed(missing), f"{judged.name} {judged.version}"
         sources = intake.sources(missing)

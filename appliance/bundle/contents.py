@@ -20,7 +20,7 @@ from appliance.bundle.volumes import part_name
 from appliance.core import wire
 from appliance.core.ids import Digest, digest
 from appliance.errors import ApplianceError, MalformedError
-from appliance.trust.metadata import CAPS
+from appliance.trust.workflow import CAPS
 
 _MAX_TARGETS = 20_000
 _MAX_BLOBS = 1_000

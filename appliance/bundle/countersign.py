@@ -24,8 +24,8 @@ from appliance.trust import ceremony as ceremonies
 from appliance.trust.arrivals import Documents
 from appliance.trust.ceremony import Ceremony
 from appliance.trust.keys import Keyring, Passphrase
-from appliance.trust.metadata import CAPS
 from appliance.trust.repository import Repository
+from appliance.trust.workflow import CAPS
 
 _MAX_FILES = 2048
 _NAME = re.compile(r"[0-9a-z][0-9a-z.-]{0,100}\.json")

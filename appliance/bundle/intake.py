@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from appliance.bundle import modelpack, rebuild, supply
 from appliance.bundle.headers import read_confined
+from appliance.bundle.judge import Judged
 from appliance.bundle.modelpack import Descriptor, Pack
 from appliance.bundle.queue import Step
 from appliance.bundle.reader import BundleReader
@@ -23,7 +24,6 @@ from appliance.core.ids import Digest
 from appliance.errors import CorruptError, MalformedError, NoSpaceError
 from appliance.kit.files import free_bytes
 from appliance.planner import space
-from appliance.trust.metadata import SignedTarget
 
 Progress = Callable[[Step], None]
 
@@ -52,20 +52,25 @@ class Intake:
     housekeeping: Housekeeping
     progress: Progress
 
-    def manifests(self, wanted: Iterable[SignedTarget]) -> list[Pack]:
-        """Step 10: read the manifests of what is wanted.
+    def manifests(self, judged: Judged) -> list[Pack]:
+        """Step 10: read the manifests of the models that are wanted.
 
         Raises:
             IncompleteError, CorruptError, MalformedError: one is not there, or is not one.
+            RevokedError: it covers a blob that is denied by name.
         """
-        return [
+        packs = [
             modelpack.read(
                 target.path,
                 target.digest,
                 self.bundle.document(target.digest, target.length, modelpack.MAX_MANIFEST_BYTES),
             )
-            for target in wanted
+            for target in judged.family("models")
         ]
+        for pack in packs:
+            for blob in pack.blobs:
+                judged.revoked.check(blob.digest, pack.variant.path)
+        return packs
 
     def missing(self, packs: Iterable[Pack]) -> list[Descriptor]:
         """Return the blobs that are not in the store, in the bundle's order."""

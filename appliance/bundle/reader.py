@@ -11,7 +11,7 @@ from appliance.bundle.volumes import Parts, Volume
 from appliance.core import wire
 from appliance.core.ids import Digest, hex_of
 from appliance.errors import CorruptError, IncompleteError, MalformedError
-from appliance.trust.metadata import CAPS
+from appliance.trust.workflow import CAPS
 
 _MAX_HINT_BYTES = 1 << 20
 _WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")

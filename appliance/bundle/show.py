@@ -127,12 +127,10 @@ def _verdict(
     """Return what steps 3 to 5 of an import say; None when there is nothing to check by."""
     if root is None:
         return None
-    known = None if site.stored is None else metadata.issued(site.stored)
-    now = floor.now(known, clock)
+    now = floor.now(floor.of(metadata.signed_times(root, [], site.stored)), clock)
     seen = {"at": rfc3339(now.at), "clock_believed": now.proven}
     try:
-        offered = metadata.offered_roles(contents.reader.metadata)
-        verified = metadata.refresh(root, site.stored, offered, now.at)
+        verified = metadata.refresh(root, site.stored, contents.reader.metadata, now.at)
     except ApplianceError as error:
         return {"ok": False, "code": error.code, "why": plain(error.what), **seen}
     return {"ok": True, "new": verified.is_new, "older": verified.was_older, **seen}

@@ -35,6 +35,12 @@ class Variant:
         """The name in the store's OCI index, which skopeo and oras read."""
         return f"{self.model}:{self.version}-{self.name}"
 
+    @property
+    def path(self) -> str:
+        """The path under which it was signed; what a site signed itself has no publisher in it."""
+        whose = "local" if self.publisher == "local" else f"models/{self.publisher}"
+        return f"{whose}/{self.model}/{self.version}/{self.name}"
+
     def to_wire(self) -> dict[str, Any]:
         """Return plain JSON data."""
         return asdict(self)
@@ -44,6 +50,19 @@ class Variant:
         """Return what ``to_wire`` wrote; fields of a later release are ignored."""
         known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
         return cls(**{**known, "capabilities": tuple(known["capabilities"])})
+
+
+NOT_LISTED = "NotListed"
+REVOKED = "Revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a variant in the catalogue must not be started; with ``stop`` it must not run either."""
+
+    reason: str
+    message: str
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

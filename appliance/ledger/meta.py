@@ -3,61 +3,86 @@
 import datetime
 import sqlite3
 
+from appliance.core import signedtime
+from appliance.core.signedtime import SignedTime
 from appliance.kit.clock import parse_rfc3339, rfc3339
 
-_FLOOR = "floor"
-_ONLINE = "floor-online/"
-_MOST_ONLINE = datetime.timedelta(days=400)
-"""How far beyond the newest time that was signed offline an online key can move the floor."""
-
-_DIRECTOR_EPOCH = "director-epoch"
 _KEY_MADE = "gateway-key-made"
 
 
 def floor(db: sqlite3.Connection) -> datetime.datetime | None:
     """Return the newest signed time that this node accepted, as far as it counts."""
-    found = dict(
-        db.execute("SELECT key, value FROM meta WHERE key = ? OR key GLOB ? || '*'",
-                   (_FLOOR, _ONLINE)).fetchall()
-    )  # fmt: skip
-    offline = found.pop(_FLOOR, None)
-    if offline is None:
-        return None
-    low = parse_rfc3339(offline)
-    return max([low, *(min(parse_rfc3339(t), low + _MOST_ONLINE) for t in found.values())])
+    return signedtime.newest(floor_rows(db))
 
 
-def set_floor(db: sqlite3.Connection, moment: datetime.datetime) -> None:
-    """Raise the floor inside somebody's transaction; it never goes down."""
-    _raise(db, _FLOOR, moment)
+def floor_rows(db: sqlite3.Connection) -> tuple[SignedTime, ...]:
+    """Return the newest signed time of each key that still counts."""
+    rows = db.execute("SELECT key, online, at FROM floor ORDER BY key, online")
+    return tuple(SignedTime(key, bool(online), parse_rfc3339(at)) for key, online, at in rows)
+
+
+def add_floor_row(db: sqlite3.Connection, key: str, at: datetime.datetime, *, online: bool) -> None:
+    """Note inside somebody's transaction what time a key signed; its row never goes down."""
+    row = db.execute(
+        "SELECT at FROM floor WHERE key = ? AND online = ?", (key, int(online))
+    ).fetchone()
+    if row is None or at > parse_rfc3339(row[0]):
+        db.execute("INSERT OR REPLACE INTO floor VALUES (?, ?, ?)", (key, int(online), rfc3339(at)))
 
 
 def add_online_time(db: sqlite3.Connection, key: str, moment: datetime.datetime) -> None:
     """Note a time that an online key signed for this node's nonce; its newest is kept."""
-    _raise(db, _ONLINE + key, moment)
+    add_floor_row(db, key, moment, online=True)
 
 
-def _raise(db: sqlite3.Connection, row: str, moment: datetime.datetime) -> None:
-    known = db.execute("SELECT value FROM meta WHERE key = ?", (row,)).fetchone()
-    if known is None or moment > parse_rfc3339(known[0]):
-        _set(db, row, rfc3339(moment))
+def drop_floor_row(db: sqlite3.Connection, row: SignedTime) -> None:
+    """Forget inside somebody's transaction what a key said that was revoked."""
+    db.execute("DELETE FROM floor WHERE key = ? AND online = ?", (row.key, int(row.online)))
 
 
-def director_epoch(db: sqlite3.Connection) -> int:
-    """Return the highest epoch of a director that offline keys named to this node; 0 for none."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (_DIRECTOR_EPOCH,)).fetchone()
-    return 0 if row is None else int(row[0])
+def epoch(db: sqlite3.Connection, what: str) -> int:
+    """Return the highest epoch of a ``trust/*`` document that this node accepted; 0 for none.
+
+    It outlives the document: one that was taken back is never followed by an older one.
+
+    Args:
+        db: The ledger.
+        what: ``director``, ``hub`` or ``revoked``.
+    """
+    return int(_get(db, f"{what}-epoch") or 0)
 
 
-def set_director_epoch(db: sqlite3.Connection, epoch: int) -> None:
-    """Raise the director's epoch inside somebody's transaction; it never goes down."""
-    if epoch > director_epoch(db):
-        _set(db, _DIRECTOR_EPOCH, str(epoch))
+def raise_epoch(db: sqlite3.Connection, what: str, number: int) -> None:
+    """Raise an epoch inside somebody's transaction; it never goes down."""
+    if number > epoch(db, what):
+        _set(db, f"{what}-epoch", str(number))
+
+
+def org(db: sqlite3.Connection) -> str | None:
+    """Return whose node this is, by the first signed word on it."""
+    return _get(db, "org")
+
+
+def set_org(db: sqlite3.Connection, name: str) -> None:
+    """Remember inside somebody's transaction, for good, whose node this is."""
+    if org(db) is None:
+        _set(db, "org", name)
+
+
+def metadata_hash(db: sqlite3.Connection) -> str | None:
+    """Return the SHA-256 of the timestamp that was in force when the ledger last knew."""
+    return _get(db, "metadata")
+
+
+def set_metadata_hash(db: sqlite3.Connection, text: str) -> None:
+    """Note inside somebody's transaction which metadata is in force."""
+    if metadata_hash(db) != text:
+        _set(db, "metadata", text)
 
 
 def was_key_made(db: sqlite3.Connection) -> bool:
     """Return whether the gateway ever had an API key."""
-    return db.execute("SELECT 1 FROM meta WHERE key = ?", (_KEY_MADE,)).fetchone() is not None
+    return _get(db, _KEY_MADE) is not None
 
 
 def set_key_made(db: sqlite3.Connection) -> None:
@@ -72,6 +97,11 @@ def next_report(db: sqlite3.Connection) -> int:
         " value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) RETURNING value"
     ).fetchone()
     return int(number)
+
+
+def _get(db: sqlite3.Connection, key: str) -> str | None:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _set(db: sqlite3.Connection, key: str, value: str) -> None:

@@ -94,6 +94,21 @@ def m004_gateway(db: Database) -> None:
 
 
 @migrations()
+def m005_floor(db: Database) -> None:
+    """Signed times by who signed them, so that a revoked key takes back what it said.
+
+    The single value of before names no key; the rows come again from ``tuf/`` at the next start.
+    """
+    db.table("floor").create(
+        {"key": str, "online": int, "at": str},
+        pk=("key", "online"),
+        not_null={"at"},
+        strict=True,
+    )
+    db.execute("DELETE FROM meta WHERE key = 'floor'")
+
+
+@migrations()
 def m006_receipts(db: Database) -> None:
     """Receipts as they were signed, and what each deployment was last seen to serve."""
     db.table("receipts").create(

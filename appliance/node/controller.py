@@ -25,8 +25,11 @@ from appliance.planner.actions import Action, Start, plan
 from appliance.planner.conditions import cannot_start, status
 from appliance.planner.decide import Decision, decide
 from appliance.runtime.driver import Driver
+from appliance.trust.listed import Listed
 
 log = logging.getLogger(__name__)
+
+_ALIVE = (Phase.STARTING, Phase.READY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,19 @@ class World:
     statuses: tuple[DeploymentStatus, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What each pass asks afresh: what the machine has, and what may be started on it."""
+
+    machine: Callable[[], MachineFacts]
+    listed: Callable[[], Listed]
+
+
 class Controller:
     """Brings one node to what is wanted of it."""
 
     def __init__(
-        self, ledger: Ledger, driver: Driver, machine: Callable[[], MachineFacts], clock: Clock,
+        self, ledger: Ledger, driver: Driver, around: Surroundings, clock: Clock,
         *, routes: Path, slots: int,
     ) -> None:  # fmt: skip
         """``routes`` is the snapshot that the gateway reads; ``slots`` are those of each engine."""
@@ -51,7 +62,7 @@ class Controller:
         """Called with deployment, model and manifest when another manifest is seen to serve."""
         self._ledger = ledger
         self._driver = driver
-        self._machine = machine
+        self._around = around
         self._clock = clock
         self._routes = routes
         self._slots = slots
@@ -66,14 +77,9 @@ class Controller:
             ApplianceError: an action failed; it was reported, and the pass may be repeated.
         """
         state = self._ledger.read(desired.in_force)
-        decisions = decide(
-            [d.document for d in state.deployments],
-            self._ledger.read(catalog.variants),
-            self._machine(),
-            slots=self._slots,
-        )
-        wanted = [replica for decision in decisions.values() for replica in decision.replicas]
         running = self._driver.observe()
+        decisions = self._decide(state, running)
+        wanted = [replica for decision in decisions.values() for replica in decision.replicas]
         todo = plan(wanted, running)
         failures: dict[str, ApplianceError] = {}
         for action in todo:
@@ -83,6 +89,20 @@ class Controller:
         if failures:
             raise next(iter(failures.values()))
         return Again(1.0) if todo else None
+
+    def _decide(
+        self, state: DesiredState, running: Mapping[str, ObservedReplica]
+    ) -> dict[str, Decision]:
+        """Step 15 of an import: what is started is listed and not revoked at this moment."""
+        variants = self._ledger.read(catalog.variants)
+        return decide(
+            [d.document for d in state.deployments],
+            variants,
+            self._around.machine(),
+            slots=self._slots,
+            denied=self._around.listed().denied(variants),
+            alive={r.revision for r in running.values() if r.phase in _ALIVE},
+        )
 
     async def _apply(self, action: Action) -> ApplianceError | None:
         try:

@@ -8,7 +8,9 @@ from functools import partial
 from appliance.cache import catalog
 from appliance.core import reading
 from appliance.core.documents import Document, ModelDeployment
-from appliance.errors import BadDocumentError, MalformedError, RefusedError
+from appliance.core.ids import Digest
+from appliance.core.model import REVOKED
+from appliance.errors import BadDocumentError, MalformedError, RefusedError, RevokedError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.sparing import Sparing
 from appliance.ledger import meta, streams
@@ -18,8 +20,9 @@ from appliance.node import desired
 from appliance.node.desired import FleetWord
 from appliance.planner.decide import select
 from appliance.trust import envelope, floor
+from appliance.trust.documents import Director
 from appliance.trust.envelope import Accepted, Addressee, Slot
-from appliance.trust.store import Director, TrustStore
+from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
 _LONGEST_REASON = 300
@@ -123,10 +126,27 @@ class FleetInbox:
         return floor.now(self._ledger.read(meta.floor), self._clock.utc())
 
     def _missing(self, documents: tuple[Document, ...]) -> str:
-        """Step 9: return the models that no bundle brought; what runs goes on until one does."""
-        catalogue = self._ledger.read(catalog.variants)
-        deployments = [d for d in documents if isinstance(d, ModelDeployment)]
-        return ", ".join(d.spec.model for d in deployments if not select(d, catalogue)[1])
+        """Step 9: return the models that no bundle brought, or that the newest does not list.
+
+        What runs goes on until one does.
+
+        Raises:
+            RevokedError: one is denied by name, so that waiting would be in vain.
+        """
+        listed, catalogue = self._trust.listed(), self._ledger.read(catalog.variants)
+        denied = listed.denied(catalogue)
+        missing = []
+        for document in documents:
+            if not isinstance(document, ModelDeployment):
+                continue
+            model = document.spec.model
+            listed.revoked.check(Digest(model.partition("@")[2]), model)
+            choice = select(document, catalogue, denied)
+            if not choice.candidates and choice.reason == REVOKED:
+                raise RevokedError(choice.why)
+            if not choice.candidates:
+                missing.append(model)
+        return ", ".join(missing)
 
     def _hold(self, data: bytes, why: str) -> None:
         self._held = data

@@ -112,7 +112,7 @@ def _desired(
     deployment: ModelDeployment, catalogue: list[Variant], choice: Choice | None
 ) -> list[Digest]:
     """Return what a deployment selects: its choice, or all that it may choose from until it did."""
-    candidates = [variant.manifest for variant in select(deployment, catalogue)[1]]
+    candidates = [variant.manifest for variant in select(deployment, catalogue).candidates]
     if choice is not None and choice.chosen in candidates:
         return [choice.chosen]
     return candidates

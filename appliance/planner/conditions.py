@@ -65,7 +65,7 @@ def _ready(
     replicas: int, serving: int, decision: Decision, engines: Iterable[ObservedReplica]
 ) -> Condition:
     blocked = [c for c in decision.conditions if c.status is Truth.FALSE]
-    if blocked:
+    if blocked and not 0 < replicas <= serving:
         return Condition("Ready", Truth.FALSE, blocked[0].reason, blocked[0].message)
     if not replicas:
         return Condition(

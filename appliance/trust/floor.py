@@ -6,13 +6,20 @@ kept: a clock at 1970 or 2038 harms nothing.
 """
 
 import datetime
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+
+from appliance.core import signedtime
+from appliance.core.signedtime import SignedTime
 
 BUILT = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
 """When this release was built: no signed time that matters is older."""
 
-SPAN = datetime.timedelta(days=400)
+SPAN = signedtime.REACH
 """How far above the floor the clock is still believed."""
+
+KeyUse = tuple[str, bool]
+"""A public key, and whether it is used online."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,16 @@ class Now:
 
     at: datetime.datetime
     proven: bool
+
+
+def of(rows: Iterable[SignedTime]) -> datetime.datetime:
+    """Return the floor that signed times add up to."""
+    return raised(signedtime.newest(rows), BUILT)
+
+
+def kept(rows: Iterable[SignedTime], keys: Collection[KeyUse]) -> tuple[SignedTime, ...]:
+    """Return the rows that still count: those of keys that are trusted for that use."""
+    return tuple(row for row in rows if (row.key, row.online) in keys)
 
 
 def raised(floor: datetime.datetime | None, signed: datetime.datetime) -> datetime.datetime:

@@ -1,64 +1,59 @@
 """The verifying side of TUF: what a node checks before it believes a bundle.
 
 All rules, no disk: callers hand in bytes and persist what comes back. The order is that of
-`TRUST.md`, "Importing a bundle", steps 2 to 5; ``python-tuf``'s own trusted set does the work of
-the TUF client workflow, and what it leaves open is checked here (distinct keys, equal versions,
-signed issue times, lengths and hashes).
+`TRUST.md`, "Importing a bundle", steps 2 to 5. ``workflow`` takes the way of every TUF client;
+what the specification leaves open is checked here and in ``scope``, on each part before the next
+is read: distinct keys, equal versions, signed issue times, lengths and hashes, who may sign what.
 """
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
 from appliance.core.ids import Digest, digest
-from appliance.errors import (
-    CorruptError,
-    DowngradeError,
-    EquivocationError,
-    ExpiredError,
-    IncompleteError,
-    MalformedError,
-    SignatureError,
-    StateUnusableError,
-)
+from appliance.core.signedtime import SignedTime
+from appliance.errors import EquivocationError, MalformedError, ScopeError, StateUnusableError
 from appliance.kit.clock import parse_rfc3339
-from appliance.trust import floor
-from appliance.trust.keys import public_key
+from appliance.trust import floor, scope
+from appliance.trust.floor import KeyUse
+from appliance.trust.workflow import CAPS, Part, Read, Workflow, translated
 
-MAX_ROOT_ROTATIONS = 256
-CAPS = {
-    "root": 512 << 10,
-    "timestamp": 64 << 10,
-    "snapshot": 2 << 20,
-    "targets": 16 << 20,
-}
-"""The most bytes of each role that are ever read."""
+_EVER = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+_TOP = (Timestamp.type, Snapshot.type, Targets.type)
 
 
 @dataclass(frozen=True, slots=True)
 class RoleSet:
-    """Timestamp, snapshot and targets as bytes: a bundle's, or the ones stored."""
+    """Timestamp, snapshot, targets and what targets delegate to, as bytes: what is in force.
+
+    ``delegated`` is by role, such as ``publisher-acme``.
+    """
 
     timestamp: bytes
     snapshot: bytes
     targets: bytes
+    delegated: Mapping[str, bytes] = field(default_factory=dict)
+
+    def by_role(self) -> dict[str, bytes]:
+        """Return every part by its role."""
+        top = {name: getattr(self, name) for name in _TOP}
+        return {**self.delegated, **top}
 
 
 @dataclass(frozen=True, slots=True)
 class SignedTarget:
-    """What a signature says of one path."""
+    """What a signature says of one path, and the role that signed it."""
 
     path: str
     digest: Digest
     length: int
     media_type: str | None
+    role: str = scope.TOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +61,20 @@ class Verified:
     """The newest trusted metadata after looking at a bundle.
 
     ``roles`` are the bytes to keep; ``is_new`` is False when the bundle's metadata was the stored
-    one or older, and so was ignored. ``issued`` is the newest signed time in it.
+    one or older, and so was ignored. ``times`` are what its signers say of the time.
     """
 
     roles: RoleSet
     is_new: bool
     was_older: bool
     targets: Mapping[str, SignedTarget]
-    issued: datetime.datetime
+    times: tuple[SignedTime, ...]
     versions: Mapping[str, int]
+
+    @property
+    def issued(self) -> datetime.datetime:
+        """The time that its signers prove together."""
+        return floor.of(self.times)
 
 
 def advance_root(
@@ -91,18 +91,11 @@ def advance_root(
     Raises:
         SignatureError, MalformedError, DowngradeError: the chain is broken at the next version.
     """
-    with _translated("root"):
-        state = TrustedMetadataSet(trusted, EnvelopeType.METADATA)
-    for _ in range(MAX_ROOT_ROTATIONS):
-        version = state.root.version + 1
-        data = offered(version)
-        if data is None:
-            break
-        with _translated("root"):
-            root = state.update_root(data)
-        _check_keys(root)
-        _check_issued(root, "root")
-        yield version, data
+    for part in Workflow(trusted, _nothing, _EVER).roots(offered):
+        assert isinstance(part.signed, Root)
+        scope.check_root(part.signed)
+        _issued(part)
+        yield part.signed.version, part.data
 
 
 def root_version(data: bytes) -> int:
@@ -112,139 +105,180 @@ def root_version(data: bytes) -> int:
         MalformedError: it is not root metadata.
         SignatureError: it is not signed by its own keys.
     """
-    with _translated("root"):
-        root = TrustedMetadataSet(data, EnvelopeType.METADATA).root
-    _check_keys(root)
+    root = Workflow(data, _nothing, _EVER).root
+    scope.check_root(root)
     return root.version
 
 
-def offered_roles(read: Callable[[str, int], bytes]) -> RoleSet:
-    """Step 1: read a bundle's metadata once; the names follow from the versions it claims.
+def refresh(root: bytes, stored: RoleSet | None, read: Read, now: datetime.datetime) -> Verified:
+    """Steps 1, 3 and 5: return the newer of the stored and the offered metadata, verified.
 
     Args:
-        read: Returns the file with this name in the bundle, of at most so many bytes.
-
-    Raises:
-        IncompleteError, MalformedError: a file is not there, or is not metadata.
-    """
-    timestamp = read("timestamp.json", CAPS["timestamp"])
-    with _translated("timestamp"):
-        version = Metadata[Timestamp].from_bytes(timestamp).signed.snapshot_meta.version
-    snapshot = read(f"{version}.snapshot.json", CAPS["snapshot"])
-    with _translated("snapshot"):
-        version = Metadata[Snapshot].from_bytes(snapshot).signed.meta["targets.json"].version
-    return RoleSet(timestamp, snapshot, read(f"{version}.targets.json", CAPS["targets"]))
-
-
-def refresh(
-    root: bytes, stored: RoleSet | None, offered: RoleSet, now: datetime.datetime
-) -> Verified:
-    """Steps 3 to 5: return the newer of the stored and the offered metadata, verified at ``now``.
+        root: The newest trusted root.
+        stored: What is in force, if anything ever was.
+        read: Returns the file of this name in the bundle; asked once for each.
+        now: The reference time of step 4.
 
     Raises:
         SignatureError, ExpiredError, DowngradeError, CorruptError, MalformedError,
-        EquivocationError: which defence stopped it.
+        EquivocationError, ScopeError, IncompleteError: which defence stopped it.
     """
-    stored = _still_signed(root, stored)
-    if stored is None:
-        return _verify(root, None, offered, now, is_new=True, was_older=False)
-    before, after = _timestamp_version(stored.timestamp), _timestamp_version(offered.timestamp)
-    if after == before:
-        _check_signed_timestamp(root, offered.timestamp)
-        _check_one_content(Timestamp.type, stored.timestamp, offered.timestamp)
-    if after <= before:
-        return _verify(root, None, stored, now, is_new=False, was_older=after < before)
-    verified = _verify(root, stored, offered, now, is_new=True, was_older=False)
-    _check_one_content(Snapshot.type, stored.snapshot, offered.snapshot)
-    _check_one_content(Targets.type, stored.targets, offered.targets)
-    return verified
+    trusted = _still_signed(root, stored)
+    offered = read("timestamp.json", CAPS[Timestamp.type])
+    was_older = _is_older(offered, trusted)
+    if was_older:
+        offered = trusted[Timestamp.type]
 
+    def once(name: str, cap: int) -> bytes:
+        return offered if name == "timestamp.json" else read(name, cap)
 
-def _verify(
-    root: bytes,
-    stored: RoleSet | None,
-    chosen: RoleSet,
-    now: datetime.datetime,
-    *,
-    is_new: bool,
-    was_older: bool,
-) -> Verified:
-    with _translated("root"):
-        state = TrustedMetadataSet(root, EnvelopeType.METADATA)
-    state.reference_time = now
-    if stored is not None:
-        # Loaded for rollback protection only, so expiry of the old does not matter.
-        with contextlib.suppress(exceptions.RepositoryError):
-            state.update_timestamp(stored.timestamp)
-    with _translated("timestamp"):
-        timestamp = state.update_timestamp(chosen.timestamp)
-    if stored is not None:
-        with contextlib.suppress(exceptions.RepositoryError):
-            state.update_snapshot(stored.snapshot, trusted=True)
-    _check_described(timestamp.snapshot_meta, "snapshot")
-    with _translated("snapshot"):
-        snapshot = state.update_snapshot(chosen.snapshot)
-    for name, meta in snapshot.meta.items():
-        _check_described(meta, name)
-    with _translated("targets"):
-        targets = state.update_targets(chosen.targets)
-        listed = _targets(targets)
+    flow = Workflow(root, once, now, trusted.get)
+    parts = {part.role: part for part in _parts(flow, trusted)}
+    top, roles = _targets(parts[Targets.type]), {role: part.data for role, part in parts.items()}
+    below = {role: _targets(part) for role, part in parts.items() if role not in _TOP}
     return Verified(
-        roles=chosen,
-        is_new=is_new,
+        roles=_role_set(roles),
+        is_new=parts[Timestamp.type].is_new,
         was_older=was_older,
-        targets=listed,
-        issued=_issued(timestamp, snapshot, targets),
+        targets=_merged(top, below),
+        times=_times(flow.root, ((role, parts[role].data) for role in _TOP)),
         versions={
-            "root": state.root.version,
-            "timestamp": timestamp.version,
-            "snapshot": snapshot.version,
-            "targets": targets.version,
+            Root.type: flow.root.version,
+            **{role: part.signed.version for role, part in parts.items()},
         },
     )
 
 
-def _still_signed(root: bytes, stored: RoleSet | None) -> RoleSet | None:
-    """Step 3: forget stored metadata whose keys the root has replaced (fast-forward recovery)."""
-    if stored is None:
-        return None
+def signed_targets(roles: RoleSet) -> dict[str, SignedTarget]:
+    """Return what is listed by metadata that was verified when it was stored."""
+    with _stored():
+        top = Metadata[Targets].from_bytes(roles.targets).signed
+        below = {
+            role: Metadata[Targets].from_bytes(data).signed
+            for role, data in roles.delegated.items()
+        }
+    return _merged(top, below)
+
+
+def signed_times(
+    root: bytes, chain: Iterable[bytes], roles: RoleSet | None
+) -> tuple[SignedTime, ...]:
+    """Return what the keys of ``root`` say of the time, in all that was verified when it came.
+
+    Args:
+        root: The newest trusted root.
+        chain: Every root that this node keeps.
+        roles: What is in force, if anything ever was.
+    """
     with _stored():
         trusted = Metadata[Root].from_bytes(root).signed
-        parts: tuple[tuple[str, Metadata[Any]], ...] = (
-            (Timestamp.type, Metadata[Timestamp].from_bytes(stored.timestamp)),
-            (Snapshot.type, Metadata[Snapshot].from_bytes(stored.snapshot)),
-        )
-    for role, part in parts:
-        try:
-            trusted.verify_delegate(role, part.signed_bytes, part.signatures)
-        except exceptions.UnsignedMetadataError:
-            return None
-    return stored
+        parts = [(Root.type, data) for data in chain]
+        if roles is not None:
+            parts += [(role, getattr(roles, role)) for role in _TOP]
+        return _times(trusted, parts)
 
 
-def _timestamp_version(data: bytes) -> int:
-    with _translated("timestamp"):
-        return Metadata[Timestamp].from_bytes(data).signed.version
+def key_uses(root: bytes) -> frozenset[KeyUse]:
+    """Return the public keys that a trusted root names, and whether each is used online."""
+    with _stored():
+        trusted = Metadata[Root].from_bytes(root).signed
+    return frozenset(
+        (str(trusted.keys[keyid].keyval["public"]), name == Timestamp.type)
+        for name, role in trusted.roles.items()
+        for keyid in role.keyids
+    )
 
 
-def _targets(signed: Targets) -> dict[str, SignedTarget]:
-    found = {}
-    for path, target in signed.targets.items():
-        if set(target.hashes) != {"sha256"}:
-            raise MalformedError(f"targets: {path} is not listed by its sha256 alone")
-        media_type = target.custom.get("mediaType") if isinstance(target.custom, dict) else None
-        found[path] = SignedTarget(
-            path, digest(f"sha256:{target.hashes['sha256']}"), target.length, media_type
-        )
+def _nothing(name: str, _: int) -> bytes:
+    raise AssertionError(f"{name} was asked for where only roots are looked at")
+
+
+def _parts(flow: Workflow, trusted: Mapping[str, bytes]) -> Iterator[Part]:
+    """Yield every part, checked by our own rules before the next one is read."""
+    for part in flow.refresh():
+        _check(part, trusted.get(part.role))
+        yield part
+    for role in scope.publishers(_targets(part)):
+        part = flow.delegated(role)
+        _check(part, trusted.get(role))
+        yield part
+
+
+def _check(part: Part, trusted: bytes | None) -> None:
+    _issued(part)
+    if isinstance(part.signed, Timestamp):
+        _check_described(part.signed.snapshot_meta, Snapshot.type)
+    if isinstance(part.signed, Snapshot):
+        for name, meta in part.signed.meta.items():
+            _check_described(meta, name)
+    if trusted is not None and part.repeated is not None:
+        _check_one_content(part.role, trusted, part.repeated)
+    if trusted is not None and part.is_new:
+        _check_one_content(part.role, trusted, part.data)
+
+
+def _still_signed(root: bytes, stored: RoleSet | None) -> dict[str, bytes]:
+    """Step 3: forget stored metadata whose keys the root has replaced (fast-forward recovery).
+
+    A stolen timestamp key can raise the timestamp's version only. What its holder says of the
+    snapshot's goes with the snapshot's keys.
+    """
+    if stored is None:
+        return {}
+    kept = stored.by_role()
+    with _stored():
+        trusted = Metadata[Root].from_bytes(root).signed
+        for role in (Timestamp.type, Snapshot.type):
+            part = Metadata[Any].from_bytes(kept[role])
+            if not trusted.get_verification_result(role, part.signed_bytes, part.signatures):
+                kept.pop(role)
+    if Snapshot.type not in kept:
+        kept.pop(Timestamp.type, None)
+    return kept
+
+
+def _is_older(offered: bytes, trusted: Mapping[str, bytes]) -> bool:
+    """Whether a bundle calls itself older: then nothing of its metadata is believed."""
+    if Timestamp.type not in trusted:
+        return False
+    with translated(Timestamp.type):
+        claimed = Metadata[Timestamp].from_bytes(offered).signed.version
+    return claimed < Metadata[Timestamp].from_bytes(trusted[Timestamp.type]).signed.version
+
+
+def _role_set(parts: dict[str, bytes]) -> RoleSet:
+    timestamp, snapshot, targets = (parts.pop(role) for role in _TOP)
+    return RoleSet(timestamp, snapshot, targets, parts)
+
+
+def _targets(part: Part) -> Targets:
+    assert isinstance(part.signed, Targets)
+    return part.signed
+
+
+def _merged(top: Targets, publishers: Mapping[str, Targets]) -> dict[str, SignedTarget]:
+    """Return all that is listed, by path; what top-level targets say wins."""
+    found: dict[str, SignedTarget] = {}
+    for role, targets in publishers.items():
+        if targets.delegations is not None:
+            raise ScopeError(f"{role} delegates further, which only targets may")
+        for target in _listed(targets, role):
+            scope.check_signer(target.path, role, target.media_type)
+            found[target.path] = target
+    found.update((target.path, target) for target in _listed(top, scope.TOP))
     return found
 
 
-def _check_signed_timestamp(root: bytes, data: bytes) -> None:
-    """Only what a key signed can show that its holder says two things."""
-    with _translated("timestamp"):
-        part = Metadata[Timestamp].from_bytes(data)
-        trusted = Metadata[Root].from_bytes(root).signed
-        trusted.verify_delegate(Timestamp.type, part.signed_bytes, part.signatures)
+def _listed(signed: Targets, role: str) -> Iterator[SignedTarget]:
+    for path, target in signed.targets.items():
+        if set(target.hashes) != {"sha256"}:
+            raise MalformedError(f"{role}: {path} is not listed by its sha256 alone")
+        media_type = target.custom.get("mediaType") if isinstance(target.custom, dict) else None
+        try:
+            listed = digest(f"sha256:{target.hashes['sha256']}")
+        except ValueError as error:
+            raise MalformedError(f"{role}: {path}: {error}") from error
+        yield SignedTarget(path, listed, target.length, media_type, role)
 
 
 def _check_one_content(role: str, stored: bytes, offered: bytes) -> None:
@@ -262,63 +296,39 @@ def _check_one_content(role: str, stored: bytes, offered: bytes) -> None:
         )
 
 
-def _check_keys(root: Root) -> None:
-    """Thresholds count distinct public keys: one under two ids or in two spellings is one key."""
-    for name, role in root.roles.items():
-        if not root.keys.keys() >= set(role.keyids):
-            raise MalformedError(f"root: the role {name} lists a key that is not there")
-        public = [public_key(root.keys[keyid].keyval.get("public")) for keyid in role.keyids]
-        if len(set(public)) != len(public):
-            raise MalformedError(f"root: the role {name} lists one key under two ids")
-
-
 def _check_described(meta: MetaFile, name: str) -> None:
-    if meta.length is None or not meta.hashes:
-        raise MalformedError(f"{name} is listed without its length and hash")
+    if meta.length is None or not (meta.hashes and "sha256" in meta.hashes):
+        raise MalformedError(f"{name} is listed without its length and sha256")
 
 
-def _check_issued(signed: Signed, role: str) -> datetime.datetime:
-    try:
-        issued = parse_rfc3339(str(signed.unrecognized_fields["x-issued"]))
-    except (KeyError, ValueError) as error:
-        raise MalformedError(f"{role} does not say when it was issued (x-issued)") from error
-    if issued >= signed.expires:
-        raise MalformedError(f"{role} was issued at or after the time it expires")
+def _issued(part: Part) -> datetime.datetime:
+    issued = _issue_time(part.signed, part.role)
+    if issued >= part.signed.expires:
+        raise MalformedError(f"{part.role} was issued at or after the time it expires")
     return issued
 
 
-def _issued(timestamp: Timestamp, snapshot: Snapshot, targets: Targets) -> datetime.datetime:
-    """Return the newest signed time.
-
-    The timestamp's key may lie on a machine with a link, so it moves time by no more than a span
-    beyond what offline keys signed.
-    """
-    newest = _check_issued(timestamp, "timestamp")
-    offline = max(_check_issued(snapshot, "snapshot"), _check_issued(targets, "targets"))
-    return max(offline, min(newest, offline + floor.SPAN))
-
-
-@contextlib.contextmanager
-def _translated(role: str) -> Iterator[None]:
+def _issue_time(signed: Signed, role: str) -> datetime.datetime:
     try:
-        yield
-    except exceptions.UnsignedMetadataError as error:
-        raise SignatureError(
-            f"{role} is not signed by enough of the keys this node trusts",
-            hint="ask who made the bundle; nothing from it was imported",
-        ) from error
-    except exceptions.ExpiredMetadataError as error:
-        raise ExpiredError(
-            f"{role} has expired", hint="ask for a freshly signed bundle; what runs goes on"
-        ) from error
-    except (exceptions.BadVersionNumberError, exceptions.EqualVersionNumberError) as error:
-        raise DowngradeError(f"{role}: {error}") from error
-    except exceptions.LengthOrHashMismatchError as error:
-        raise CorruptError(f"{role} is not the file that the signed list names") from error
-    except exceptions.DownloadError as error:
-        raise IncompleteError(f"{role} is missing") from error
-    except (exceptions.RepositoryError, ValueError, KeyError, TypeError) as error:
-        raise MalformedError(f"{role}: {error}") from error
+        return parse_rfc3339(str(signed.unrecognized_fields["x-issued"]))
+    except (KeyError, ValueError) as error:
+        raise MalformedError(f"{role} does not say when it was issued (x-issued)") from error
+
+
+def _times(root: Root, parts: Iterable[tuple[str, bytes]]) -> tuple[SignedTime, ...]:
+    """Return the issue times of parts by each key in force that validly signed them.
+
+    A publisher's are none of them: it may vouch for its models, not for the time.
+    """
+    newest: dict[KeyUse, datetime.datetime] = {}
+    for role, data in parts:
+        part = Metadata[Any].from_bytes(data)
+        issued = _issue_time(part.signed, role)
+        signed = root.get_verification_result(role, part.signed_bytes, part.signatures).signed
+        for key in signed.values():
+            use = (str(key.keyval["public"]), role == Timestamp.type)
+            newest[use] = max(issued, newest.get(use, issued))
+    return tuple(SignedTime(key, online, at) for (key, online), at in sorted(newest.items()))
 
 
 @contextlib.contextmanager
@@ -326,16 +336,7 @@ def _stored() -> Iterator[None]:
     """What is stored was verified when it came: if it cannot be read now, the disk is at fault."""
     try:
         yield
-    except exceptions.RepositoryError as error:
+    except (exceptions.RepositoryError, MalformedError) as error:
         raise StateUnusableError(
             "the trusted metadata of this node is damaged", hint="restore tuf/ from a backup"
         ) from error
-
-
-def issued(roles: RoleSet) -> datetime.datetime:
-    """Return the newest signed time in metadata that was verified when it was stored."""
-    with _stored():
-        timestamp = Metadata[Timestamp].from_bytes(roles.timestamp).signed
-        snapshot = Metadata[Snapshot].from_bytes(roles.snapshot).signed
-        targets = Metadata[Targets].from_bytes(roles.targets).signed
-    return _issued(timestamp, snapshot, targets)

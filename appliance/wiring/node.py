@@ -10,7 +10,6 @@ from appliance import __version__
 from appliance.bundle.accept import Importer, ImportParts
 from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.intake import Housekeeping
-from appliance.bundle.judge import rederive
 from appliance.bundle.receipts import ReceiptBook
 from appliance.cache import catalog
 from appliance.cache.care import CacheCare
@@ -30,7 +29,7 @@ from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.caretaker import Caretaker
-from appliance.node.controller import Controller
+from appliance.node.controller import Controller, Surroundings
 from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.identity import NodeIdentity
@@ -43,6 +42,7 @@ from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import CacheSettings, EngineSettings, Settings
 from appliance.sync.mqtt import BrokerAddress
+from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
 from appliance.wiring.daemon import Ending, run_until
@@ -147,6 +147,8 @@ async def _driver(
     wake = Wake()
 
     def weights(replica: Replica) -> Path:
+        """Step 15: at every launch, also after a crash, ask again whether it may start."""
+        core.trust.listed().check_variant(replica.variant)
         return core.store.weights(replica.variant)
 
     launchers = {"llama_server": settings.llama_server}
@@ -166,8 +168,10 @@ async def _run_loops(
 ) -> None:
     clock, state = SystemClock(), core.state
     watch = MachineWatch(machine)
+    around = Surroundings(watch, core.trust.listed)
+    routes = state / places.ROUTES
     controller = Controller(
-        core.ledger, driver, watch, clock, routes=state / places.ROUTES, slots=settings.engine.slots
+        core.ledger, driver, around, clock, routes=routes, slots=settings.engine.slots
     )
     controller.on_activation = core.receipts.activate
     passes = Passes(controller.reconcile, wake)

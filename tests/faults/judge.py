@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from appliance.bundle.judge import rederive
 from appliance.cache import catalog
 from appliance.ledger import streams
 from appliance.ledger.streams import Stream
+from appliance.trust.remembered import rederive
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.importing import audit
 from tests.helpers.organisation import Node

@@ -37,7 +37,9 @@ class Seen:
     @classmethod
     def of(cls, node: Node) -> "Seen":
         return cls(
-            contents(node.state), node.ledger.read(catalog.variants), node.ledger.read(meta.floor)
+            contents(node.state),
+            node.ledger.read(catalog.variants),
+            node.ledger.read(meta.floor),
         )
 
     def without_copies(self) -> tuple[dict[str, object], list[Variant]]:

@@ -8,6 +8,7 @@ from appliance.core.documents import API_VERSION, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.machine import GpuSurvey, MachineFacts
 from appliance.core.model import Variant
+from appliance.trust.metadata import SignedTarget
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -38,6 +39,11 @@ def variant(
         **changes,
     }
     return Variant(model=model, version=version, name=name, weights_bytes=weights_bytes, **facts)
+
+
+def listing(*variants: Variant) -> dict[str, SignedTarget]:
+    """Return what a signed list says of variants."""
+    return {v.path: SignedTarget(v.path, v.manifest, 500, None) for v in variants}
 
 
 def wire_deployment(name: str = "notes", model: str = "small", **spec: Any) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """A node's controller over a fake driver, so that nothing has to run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from appliance.cache import catalog
+from appliance.core.ids import Digest
 from appliance.core.model import Variant
 from appliance.core.routes import RouteSnapshot
 from appliance.core.state import DeploymentStatus
@@ -11,9 +13,11 @@ from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node import desired
-from appliance.node.controller import Controller
+from appliance.node.controller import Controller, Surroundings
+from appliance.trust.documents import Revocation, Revoked
+from appliance.trust.listed import Listed
 from tests.fakes.driver import FakeDriver
-from tests.helpers.models import deployment, machine
+from tests.helpers.models import deployment, listing, machine
 from tests.helpers.waiting import StillClock
 
 
@@ -26,16 +30,28 @@ class ControlledNode:
         self.clock = StillClock()
         self.driver = FakeDriver(by_itself=False)
         self.facts = machine()
+        self.listed = Listed()
+        self.around = Surroundings(lambda: self.facts, lambda: self.listed)
         self.controller = self.new_controller()
 
     def new_controller(self) -> Controller:
         return Controller(
-            self.ledger, self.driver, lambda: self.facts, self.clock,
+            self.ledger, self.driver, self.around, self.clock,
             routes=self.routes_path, slots=2,
         )  # fmt: skip
 
     def bring(self, found: Variant) -> None:
+        """Have it in the catalogue, and on the signed list."""
         self.ledger.record(lambda db: catalog.add(db, found, "now")).result()
+        self.listed = replace(self.listed, targets={**self.listed.targets, **listing(found)})
+
+    def unlist(self, found: Variant) -> None:
+        kept = {path: t for path, t in self.listed.targets.items() if path != found.path}
+        self.listed = replace(self.listed, targets=kept)
+
+    def revoke(self, digest: Digest, *, stop: bool = False) -> None:
+        entry = {digest: Revocation(digest, "it leaks", stop)}
+        self.listed = replace(self.listed, revoked=Revoked("acme", 1, entry))
 
     def apply(self, name: str = "notes", **spec: Any) -> None:
         document = deployment(name, **spec)

@@ -65,11 +65,13 @@ class Site:
         path = self.folder / "tuf" / "current" / "trust" / "director.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         keys = {"keys": ["aa" * 32], "sync": [(sync or self.sync).public]}
-        path.write_bytes(wire.dumps({"org": "acme", "epoch": 1, **keys}))
+        document = {"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": []}
+        path.write_bytes(wire.dumps(document))
 
     def sign_offline(self, moment: datetime.datetime) -> None:
         """Have a bundle come whose metadata was signed at that time."""
-        self.ledger.record(partial(meta.set_floor, moment=moment)).result()
+        add = partial(meta.add_floor_row, key="0f" * 32, at=moment, online=False)
+        self.ledger.record(add).result()
 
     def make(self, event: Event) -> int | None:
         fact = Fact(Stream.AUDIT, event.kind, "now", {})

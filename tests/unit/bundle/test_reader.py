@@ -10,7 +10,7 @@ from appliance.bundle.medium import FolderMedium
 from appliance.bundle.reader import BundleReader
 from appliance.core.ids import Digest
 from appliance.errors import CorruptError, IncompleteError, MalformedError, NotFoundError
-from appliance.trust.metadata import CAPS
+from appliance.trust.workflow import CAPS
 from tests.helpers.media import wear
 from tests.helpers.signing import digest_of
 

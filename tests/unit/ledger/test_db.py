@@ -103,7 +103,8 @@ def test_the_floor_only_rises(tmp_path: Path) -> None:
     moments = [datetime.datetime(2027, month, 1, tzinfo=datetime.UTC) for month in (3, 1, 4)]
     floors = []
     for moment in moments:
-        ledger.record(partial(meta.set_floor, moment=moment)).result()
+        add = partial(meta.add_floor_row, key="aa", at=moment, online=False)
+        ledger.record(add).result()
         floors.append(ledger.read(meta.floor))
     assert floors == [moments[0], moments[0], moments[2]]
     ledger.close()

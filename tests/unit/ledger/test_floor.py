@@ -21,7 +21,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def offline(ledger: Ledger, days: int) -> None:
-    ledger.record(lambda db: meta.set_floor(db, T0 + days * DAY)).result()
+    at = T0 + days * DAY
+    ledger.record(lambda db: meta.add_floor_row(db, "cc", at, online=False)).result()
 
 
 def online(ledger: Ledger, days: int, key: str = "aa") -> None:

@@ -11,11 +11,12 @@ from appliance.ledger.migrations import migrations
 from appliance.ledger.streams import Fact, Stream
 
 STEPS = [
-    "m001_streams", "m002_catalogue", "m003_desired", "m004_gateway", "m006_receipts", "m007_care",
+    "m001_streams", "m002_catalogue", "m003_desired", "m004_gateway", "m005_floor", "m006_receipts",
+    "m007_care",
 ]  # fmt: skip
 TABLES = {
     "meta", "streams", "outbox", "batches", "variants", "fleet", "local", "api_keys", "spools",
-    "receipts", "activations", "blobs", "needs", "scrub", "uses", "choices", "site_pins",
+    "floor", "receipts", "activations", "blobs", "needs", "scrub", "uses", "choices", "site_pins",
 }  # fmt: skip
 
 

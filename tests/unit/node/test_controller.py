@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.ids import Digest
 from appliance.core.routes import Endpoint
 from appliance.core.state import Phase, Truth
 from appliance.errors import EngineError, NoSpaceError
@@ -234,3 +235,77 @@ def test_a_full_disk_delays_the_receipt_and_not_the_serving(node: ControlledNode
         reconcile(node)
     assert node.status().is_ready
     assert len(told) == 2
+
+
+# --- what must not be started any more (step 15 of an import) -------------------------------------
+
+
+def why(node: ControlledNode, kind: str = "Verified") -> tuple[Truth, str]:
+    found = node.status().condition(kind)
+    assert found is not None
+    return found.status, found.reason
+
+
+def serving(node: ControlledNode) -> None:
+    node.apply()
+    reconcile(node)
+    node.driver.become_ready("notes-0")
+    reconcile(node)
+    assert node.status().is_ready
+
+
+def test_what_is_not_listed_does_not_start_and_says_so(node: ControlledNode) -> None:
+    node.unlist(variant())
+    node.apply()
+    assert reconcile(node) is None
+    assert node.driver.started == []
+    assert why(node) == why(node, "Ready") == (Truth.FALSE, "NotListed")
+    assert "not in the newest signed list" in node.routes().routes[0].cannot
+    node.bring(variant())
+    assert reconcile(node) == Again(1.0)
+    assert node.driver.started == ["notes-0"]
+
+
+@pytest.mark.parametrize("digest", [variant().manifest, variant().weights])
+def test_what_is_revoked_does_not_start_and_says_so(node: ControlledNode, digest: Digest) -> None:
+    node.revoke(digest)
+    node.apply()
+    assert reconcile(node) is None
+    assert node.driver.started == []
+    assert why(node) == why(node, "Ready") == (Truth.FALSE, "Revoked")
+    assert node.status().conditions[0].message.endswith("is revoked: it leaks")
+
+
+def test_what_serves_goes_on_until_it_ends_when_it_is_unlisted(node: ControlledNode) -> None:
+    serving(node)
+    node.unlist(variant())
+    assert reconcile(node) is None
+    assert node.status().is_ready
+    assert why(node) == (Truth.FALSE, "NotListed")
+    assert node.routes().routes[0].endpoints
+    node.driver.crash("notes-0")
+    assert reconcile(node) == Again(1.0)
+    assert node.driver.observe()["notes-0"].phase is Phase.STOPPING
+    node.driver.end("notes-0")
+    assert reconcile(node) is None
+    assert node.driver.started == ["notes-0"]
+    assert why(node, "Ready") == (Truth.FALSE, "NotListed")
+
+
+def test_what_serves_and_is_revoked_goes_on_unless_that_says_stop(node: ControlledNode) -> None:
+    serving(node)
+    node.revoke(variant().weights)
+    assert reconcile(node) is None
+    assert node.status().is_ready
+    node.revoke(variant().weights, stop=True)
+    assert reconcile(node) == Again(1.0)
+    assert node.driver.observe()["notes-0"].phase is Phase.STOPPING
+    assert why(node) == (Truth.FALSE, "Revoked")
+
+
+def test_an_engine_that_was_adopted_after_a_restart_goes_on_too(node: ControlledNode) -> None:
+    serving(node)
+    node.unlist(variant())
+    node.controller = node.new_controller()
+    assert reconcile(node) is None
+    assert node.status().is_ready

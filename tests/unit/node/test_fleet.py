@@ -13,6 +13,7 @@ import pytest
 
 from appliance.cache import catalog
 from appliance.core import wire
+from appliance.core.model import Variant
 from appliance.errors import RefusedError
 from appliance.ledger import meta, streams
 from appliance.ledger.db import Ledger
@@ -20,10 +21,10 @@ from appliance.ledger.streams import Fact, Position, Record, SealedBatch, Stream
 from appliance.node import desired
 from appliance.node.fleet import FleetInbox
 from appliance.trust import dsse
+from appliance.trust.documents import DIRECTOR_PATH, REVOKED_PATH
 from appliance.trust.envelope import Addressee, Slot, seal
-from appliance.trust.store import TrustStore
 from tests.helpers.models import variant, wire_deployment, wire_site
-from tests.helpers.signing import new_key
+from tests.helpers.signing import InForce, new_key, revoked
 from tests.helpers.waiting import StillClock
 
 DIRECTOR, SYNC, NODE_KEY, STRANGER = new_key(), new_key(), new_key(), new_key()
@@ -36,28 +37,38 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder / "node.db")
         self.me = Addressee("acme", "box-1", NODE_KEY.public, self.ledger.epoch)
-        self.trust_folder = folder / "tuf"
+        self.in_tuf = InForce(folder / "tuf")
         self.clock = StillClock()
         self.changes = 0
         self.name_director(epoch=2)
         self.bring(variant("small"))
-        trust = TrustStore(self.trust_folder)
-        self.inbox = FleetInbox(self.me, trust, self.ledger, self.clock, self._changed)
+        self.inbox = FleetInbox(self.me, self.in_tuf.trust, self.ledger, self.clock, self._changed)
 
     def _changed(self) -> None:
         self.changes += 1
 
     def name_director(self, epoch: int) -> None:
-        path = self.trust_folder / "current" / "trust" / "director.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         keys = {"keys": [DIRECTOR.public], "sync": [SYNC.public]}
-        path.write_bytes(wire.dumps({"org": "acme", "epoch": epoch, **keys}))
+        document = {"org": "acme", "epoch": epoch, **keys, "sites": ["*"], "verbs": []}
+        self.in_tuf.documents[DIRECTOR_PATH] = wire.dumps(document)
+        self.in_tuf.put()
 
     def forget_director(self) -> None:
-        (self.trust_folder / "current" / "trust" / "director.json").unlink()
+        del self.in_tuf.documents[DIRECTOR_PATH]
+        self.in_tuf.put()
 
-    def bring(self, found: Any) -> None:
+    def bring(self, found: Variant) -> None:
+        """Have it in the catalogue, and on the signed list."""
         self.ledger.record(lambda db: catalog.add(db, found, "now")).result()
+        self.in_tuf.list(found)
+
+    def unlist(self, found: Variant) -> None:
+        del self.in_tuf.listed[found.path]
+        self.in_tuf.put()
+
+    def revoke(self, *digests: str) -> None:
+        self.in_tuf.documents[REVOKED_PATH] = revoked(*digests)
+        self.in_tuf.put()
 
     def word(self, generation: int = 1, **changes: Any) -> bytes:
         """Return the hub's word; ``changes`` are to the payload, or how it is sealed."""
@@ -186,7 +197,7 @@ def test_a_clock_that_is_wrong_by_years_does_not_make_a_word_expire(box: Box) ->
 def test_the_floor_makes_a_word_expire_whatever_the_clock_says(box: Box) -> None:
     data = box.word(1)
     floor = box.clock.utc() + 2 * DAY
-    box.ledger.record(lambda db: meta.set_floor(db, floor)).result()
+    box.ledger.record(lambda db: meta.add_floor_row(db, "aa" * 32, floor, online=False)).result()
     box.clock.time = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     box.refused(data, 21)
 
@@ -246,6 +257,40 @@ def test_a_word_that_names_an_unknown_model_waits_for_a_bundle(box: Box) -> None
     assert box.in_force() == ["a", "b"]
     asyncio.run(box.inbox.look_again())
     assert [kind for kind, _ in box.audit()] == ["fleet-accepted"] * 2
+
+
+def test_a_word_that_names_an_unlisted_model_waits_for_a_newer_list(box: Box) -> None:
+    box.unlist(variant("small"))
+    box.say(box.word(1))
+    assert (box.generation(), box.inbox.waits_for) == (
+        0,
+        "generation 1 waits for a bundle with small",
+    )
+    box.bring(variant("small"))
+    asyncio.run(box.inbox.look_again())
+    assert (box.generation(), box.inbox.waits_for) == (1, "")
+
+
+@pytest.mark.parametrize("digest", [variant("small").manifest, variant("small").weights])
+def test_a_word_that_names_a_revoked_model_is_refused(box: Box, digest: str) -> None:
+    box.revoke(digest)
+    assert "is revoked: it leaks" in str(box.refused(box.word(1), 29))
+    assert box.inbox.waits_for == ""
+
+
+def test_a_word_that_pins_a_revoked_digest_is_refused_although_it_is_not_here(box: Box) -> None:
+    unknown = variant("large").manifest
+    box.revoke(unknown)
+    box.refused(box.word(1, documents=[wire_deployment("a", f"large@{unknown}")]), 29)
+
+
+def test_a_word_that_names_a_model_with_another_listed_version_is_accepted(box: Box) -> None:
+    newer = variant("small", "2.0.0")
+    box.bring(newer)
+    box.revoke(newer.manifest)
+    box.say(box.word(1))
+    assert box.generation() == 1
+    box.refused(box.word(2, documents=[wire_deployment("a", "small@2.0.0")]), 29)
 
 
 def test_a_newer_word_takes_the_place_of_one_that_waits(box: Box) -> None:

@@ -123,7 +123,8 @@ def test_what_came_lately_and_was_never_served_is_staged(node: Held) -> None:
 
 
 def test_a_clock_that_starts_in_1970_unstages_nothing(node: Held) -> None:
-    node.do(partial(meta.set_floor, moment=NOW - datetime.timedelta(days=1)))
+    moment = NOW - datetime.timedelta(days=1)
+    node.do(partial(meta.add_floor_row, key="aa", at=moment, online=False))
     node.clock.time = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     found = node.bring()
     assert node.pins(found) == ["staged: here since 2026-11-30"]

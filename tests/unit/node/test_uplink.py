@@ -18,11 +18,12 @@ from appliance.node.report import Reporter
 from appliance.node.uplink import Uplink
 from appliance.settings import SyncSettings
 from appliance.sync import mqtt
-from appliance.trust.store import TrustStore
+from appliance.trust.documents import DIRECTOR_PATH
 from tests.fakes.broker import FakeBroker
 from tests.helpers.hubs import Hub, TalkingNode
 from tests.helpers.models import deployment, machine, variant
 from tests.helpers.nodes import ControlledNode
+from tests.helpers.signing import InForce
 from tests.helpers.waiting import until
 
 
@@ -35,24 +36,24 @@ class Pair:
         self.broker = FakeBroker()
         self.hub = Hub(folder / "hub")
         self.node = ControlledNode(folder / "node")
-        self.trust = folder / "tuf"
+        self.in_tuf = InForce(folder / "tuf")
         signs = TalkingNode()
         self.hub.admit(signs)
         self.uplink = Uplink(
             NodeIdentity(NodeId("box-1"), signs.key),
             self.node.ledger,
-            TrustStore(self.trust),
+            self.in_tuf.trust,
             Reporter(self.node.ledger, self.node.controller, machine, self.node.clock),
             self.node.controller,
             Wake(),
         )
 
     def name_director(self) -> None:
-        path = self.trust / "current" / "trust" / "director.json"
-        path.parent.mkdir(parents=True)
         identity = self.hub.identity
         keys = {"keys": [identity.director.public], "sync": [identity.sync.public]}
-        path.write_bytes(wire.dumps({"org": "acme", "epoch": 1, **keys}))
+        document = {"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": []}
+        self.in_tuf.documents[DIRECTOR_PATH] = wire.dumps(document)
+        self.in_tuf.put()
 
     def all_acknowledged(self) -> bool:
         found = Reporter(self.node.ledger, self.node.controller, machine, self.node.clock)
@@ -96,6 +97,7 @@ def test_the_word_comes_down_and_every_record_goes_up_once(pair: Pair) -> None:
             await pair.hub.service.say("box-1")
             await until(lambda: "generation 1" in pair.uplink.status()["waits_for"])
             pair.node.bring(variant())
+            pair.in_tuf.list(variant())
             await pair.uplink.catalogue_changed()
             assert pair.node.ledger.read(desired.fleet).generation == 1
             await pair.node.controller.reconcile()

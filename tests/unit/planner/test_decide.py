@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from appliance.core.documents import ModelDeployment
-from appliance.core.model import Variant
-from appliance.core.state import Condition, Truth
+from appliance.core.ids import Digest
+from appliance.core.model import Denial, Replica, Variant
+from appliance.core.state import Condition, ObservedReplica, Phase, Truth
+from appliance.planner.actions import Stop, plan
 from appliance.planner.decide import RESERVED_BYTES, Decision, decide, select
 from appliance.planner.estimate import estimate, limit_bytes
 from tests.helpers.models import GIB, deployment, machine, variant
@@ -67,9 +69,9 @@ def test_the_newest_version_is_taken_unless_a_document_says_otherwise(
     asked: dict[str, Any], chosen: str | None
 ) -> None:
     catalogue = [variant(version=v) for v in ("2.9.0", "2.10.0", "1.0.0")]
-    why_not, found = select(deployment(**asked), catalogue)
-    assert [v.version for v in found] == ([] if chosen is None else [chosen])
-    assert bool(why_not) is (chosen is None)
+    choice = select(deployment(**asked), catalogue)
+    assert [v.version for v in choice.candidates] == ([] if chosen is None else [chosen])
+    assert bool(choice.why) is (chosen is None)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_the_newest_version_is_taken_unless_a_document_says_otherwise(
 )
 def test_versions_are_ordered_as_people_mean_them(older: str, newer: str) -> None:
     catalogue = [variant(version=newer), variant(version=older)]
-    _, found = select(deployment(), catalogue)
+    found = select(deployment(), catalogue).candidates
     assert [v.version for v in found] == [newer]
 
 
@@ -153,3 +155,97 @@ def test_zero_replicas_need_nothing_and_take_nothing() -> None:
     assert found["a"].replicas == ()
     assert condition(found["a"], "Fits").status is Truth.TRUE
     assert len(found["b"].replicas) == 1
+
+
+# --- what must not be started (step 15 of an import) ----------------------------------------------
+
+OLD, NEW = variant(version="1.0.0"), variant(version="1.1.0")
+NOT_LISTED = Denial("NotListed", "nobody vouches for it")
+REVOKED = Denial("Revoked", "it leaks")
+STOPPED = Denial("Revoked", "it burns", stop=True)
+
+
+def judged(
+    denied: dict[Digest, Denial], *running: Replica, replicas: int = 1, memory: int = 64 * GIB
+) -> Decision:
+    alive = {replica.revision for replica in running}
+    document = deployment(replicas=replicas)
+    return decide(
+        [document], [OLD, NEW], machine(memory), slots=2, denied=denied, alive=alive
+    )[document.name]  # fmt: skip
+
+
+def engines(version: Variant, replicas: int = 1) -> tuple[Replica, ...]:
+    return one(deployment(replicas=replicas), version).replicas
+
+
+@pytest.mark.parametrize("denial", [NOT_LISTED, REVOKED, STOPPED])
+def test_what_is_denied_is_passed_over_for_an_older_version(denial: Denial) -> None:
+    found = judged({NEW.manifest: denial})
+    assert (found.variant, found.replicas) == (OLD, engines(OLD))
+    assert condition(found, "Verified").status is Truth.TRUE
+
+
+@pytest.mark.parametrize("denial", [NOT_LISTED, REVOKED, STOPPED])
+def test_where_all_is_denied_nothing_starts_and_the_newest_says_why(denial: Denial) -> None:
+    found = judged({OLD.manifest: Denial("NotListed", "old"), NEW.manifest: denial})
+    assert (found.variant, found.replicas) == (None, ())
+    (why,) = found.conditions
+    assert (why.status, why.reason, why.message) == (Truth.FALSE, denial.reason, denial.message)
+
+
+@pytest.mark.parametrize("denial", [NOT_LISTED, REVOKED])
+def test_what_runs_goes_on_although_it_would_not_start(denial: Denial) -> None:
+    running = engines(NEW)
+    for also in ({}, {OLD.manifest: denial}):
+        found = judged({NEW.manifest: denial, **also}, *running)
+        assert (found.variant, found.replicas) == (NEW, running)
+        why = condition(found, "Verified")
+        assert (why.status, why.reason) == (Truth.FALSE, denial.reason)
+        assert why.message.startswith(f"{denial.message}; what runs goes on")
+        assert plan(found.replicas, observed(*running)) == []
+
+
+def test_what_is_revoked_with_stop_runs_no_longer() -> None:
+    running = engines(NEW)
+    found = judged({NEW.manifest: STOPPED, OLD.manifest: STOPPED}, *running)
+    assert found.replicas == ()
+    assert [type(action) for action in plan(found.replicas, observed(*running))] == [Stop]
+    (stop,) = plan(judged({NEW.manifest: STOPPED}, *running).replicas, observed(*running))
+    assert isinstance(stop, Stop)  # and then the older version, which is listed, takes its place
+
+
+def test_of_two_engines_the_one_that_ended_starts_as_what_is_listed() -> None:
+    first, second = engines(NEW, 2)
+    found = judged({NEW.manifest: NOT_LISTED}, first, replicas=2)
+    assert found.replicas == (first, engines(OLD, 2)[1])
+    stops = [a.id for a in plan(found.replicas, observed(first, second)) if isinstance(a, Stop)]
+    assert stops == [second.id]
+    assert judged({NEW.manifest: NOT_LISTED}, first, second).replicas == (engines(NEW)[0],)
+
+
+def test_a_newer_listed_version_replaces_one_that_is_denied_and_runs() -> None:
+    found = judged({OLD.manifest: NOT_LISTED}, *engines(OLD))
+    assert (found.variant, found.replicas) == (NEW, engines(NEW))
+
+
+def test_what_goes_on_uses_memory_that_others_do_not_get() -> None:
+    big = variant(model="big", weights_bytes=4 * GIB)
+    asked = [deployment("a", model="big"), deployment("b", model="big")]
+    (running,) = decide(asked[:1], [big], machine(64 * GIB), slots=2)["a"].replicas
+    found = decide(
+        asked, [big], machine(6 * GIB), slots=2, denied={big.manifest: NOT_LISTED},
+        alive={running.revision},
+    )  # fmt: skip
+    assert (found["a"].replicas, found["b"].replicas) == ((running,), ())
+    other = variant(model="other", weights_bytes=4 * GIB)
+    asked[1] = deployment("b", model="other")
+    found = decide(
+        asked, [big, other], machine(6 * GIB), slots=2, denied={big.manifest: NOT_LISTED},
+        alive={running.revision},
+    )  # fmt: skip
+    assert condition(found["b"], "Fits").reason == "NotEnoughMemory"
+
+
+def observed(*replicas: Replica) -> dict[str, ObservedReplica]:
+    return {r.id: ObservedReplica(r.id, r.deployment, r.revision, Phase.READY) for r in replicas}

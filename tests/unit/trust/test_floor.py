@@ -5,6 +5,7 @@ import datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from appliance.core.signedtime import SignedTime
 from appliance.trust import floor
 from appliance.trust.floor import BUILT, SPAN, Now
 
@@ -51,3 +52,42 @@ def test_1970_and_2038_harm_nothing() -> None:
         datetime.datetime(2038, 1, 19, 3, 14, 8, tzinfo=datetime.UTC),
     ):
         assert floor.now(None, clock) == Now(BUILT, proven=False)
+
+
+rows = st.lists(
+    st.builds(
+        SignedTime,
+        st.sampled_from(["a", "b", "c"]),
+        st.booleans(),
+        moments,
+    )
+)
+
+
+@given(rows)
+@example([SignedTime("a", online=False, at=LAST), SignedTime("b", online=True, at=LAST)])
+def test_online_keys_move_the_floor_by_a_span_at_most(known: list[SignedTime]) -> None:
+    offline = floor.of(row for row in known if not row.online)
+    found = floor.of(known)
+    assert offline <= found
+    assert found - offline <= SPAN
+    assert found == floor.of(known[::-1])
+
+
+@given(rows)
+def test_without_an_offline_word_online_keys_say_nothing(known: list[SignedTime]) -> None:
+    assert floor.of(row for row in known if row.online) == BUILT
+
+
+@given(rows, rows)
+def test_more_words_never_lower_the_floor(known: list[SignedTime], more: list[SignedTime]) -> None:
+    assert floor.of([*known, *more]) >= floor.of(known)
+
+
+@given(rows, st.frozensets(st.tuples(st.sampled_from(["a", "b", "c"]), st.booleans())))
+def test_only_keys_in_their_own_use_are_kept(
+    known: list[SignedTime], keys: frozenset[floor.KeyUse]
+) -> None:
+    kept = floor.kept(known, keys)
+    assert {(row.key, row.online) for row in kept} <= keys
+    assert all(row in kept for row in known if (row.key, row.online) in keys)

@@ -6,21 +6,43 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tuf.api.metadata import Metadata, MetaFile, Root, Timestamp
+from tuf.api.metadata import (
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    SuccinctRoles,
+    Targets,
+    Timestamp,
+)
 
+from appliance.core.signedtime import SignedTime
 from appliance.errors import (
     ApplianceError,
     CorruptError,
     DowngradeError,
     EquivocationError,
     ExpiredError,
+    IncompleteError,
     MalformedError,
+    ScopeError,
     SignatureError,
     StateUnusableError,
 )
-from appliance.trust import floor, metadata
+from appliance.trust import floor, metadata, scope
 from appliance.trust.metadata import RoleSet, SignedTarget, Verified
-from tests.helpers.signing import ISSUED, LIFETIME, Signer, digest_of, public, target
+from appliance.trust.workflow import CAPS
+from tests.helpers.signing import (
+    ISSUED,
+    LIFETIME,
+    Publisher,
+    Signer,
+    digest_of,
+    new_key,
+    public,
+    reading,
+    target,
+)
 
 SIGNER, STRANGER = Signer.new(), Signer.new()
 ROOT = SIGNER.root_file()
@@ -37,7 +59,7 @@ def refresh(
     now: datetime.datetime = ISSUED,
     root: bytes = ROOT,
 ) -> Verified:
-    return metadata.refresh(root, stored, offered, now)
+    return metadata.refresh(root, stored, reading(offered), now)
 
 
 def refusal(offered: RoleSet, stored: RoleSet | None = None, **how: Any) -> type[ApplianceError]:
@@ -164,7 +186,7 @@ def test_what_was_signed_is_believed() -> None:
                 "some/path", found.targets["some/path"].digest, 5, "text/plain"
             )
         },
-        issued=ISSUED,
+        times=times(FIRST),
         versions={"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1},
     )
     assert found.targets["some/path"].digest == digest_of(b"words")
@@ -234,7 +256,7 @@ def test_lengths_and_hashes_are_there_and_hold() -> None:
         ):
             assert refusal(SIGNER.metadata(LISTED, edit=edit)) is MalformedError
     for role in ("snapshot", "targets"):
-        changed = replace(FIRST, **{role: getattr(FIRST, role) + b"\n"})
+        changed = _with(FIRST, role, getattr(FIRST, role) + b"\n")
         assert refusal(changed) is CorruptError
     assert refusal(SIGNER.metadata({}, edit={"snapshot": lambda s: s.meta.clear()})) is (
         MalformedError
@@ -344,9 +366,9 @@ def test_a_stranger_s_older_metadata_is_ignored_like_any_other() -> None:
 
 
 def test_new_keys_begin_anew_at_any_version() -> None:
-    """Fast-forward recovery: a stolen key may have signed the highest version there is."""
+    """Fast-forward recovery: stolen keys may have signed the highest version there is."""
     stored = SIGNER.metadata(LISTED, (2**31, 2**31, 2**31))
-    for rotated in (("timestamp",), ("targets",), ("timestamp", "targets")):
+    for rotated in (("targets",), ("timestamp", "targets")):
         signer = SIGNER.rotated(*rotated)
         root = signer.root_file(2, by=SIGNER.root)
         found = refresh(signer.metadata({}), stored, root=root)
@@ -354,24 +376,299 @@ def test_new_keys_begin_anew_at_any_version() -> None:
         assert refusal(stored, stored, root=root) is SignatureError
 
 
+def test_a_new_timestamp_key_begins_anew_only_with_the_timestamp() -> None:
+    """Its thief could raise the timestamp's version, and no other."""
+    stored = SIGNER.metadata(LISTED, (2**31, 2, 2))
+    signer = SIGNER.rotated("timestamp")
+    root = signer.root_file(2, by=SIGNER.root)
+    found = refresh(signer.metadata({}, (1, 3, 3)), stored, root=root)
+    assert (found.is_new, found.versions["timestamp"], found.versions["targets"]) == (True, 1, 3)
+    assert refresh(signer.metadata(LISTED, (1, 2, 2)), stored, root=root).is_new
+    assert refusal(signer.metadata({}, (1, 1, 1)), stored, root=root) is DowngradeError
+    assert refusal(signer.metadata({}, (1, 3, 2)), stored, root=root) is EquivocationError
+
+
 def test_what_the_disk_damaged_is_said_to_be_damaged() -> None:
     for role in ROLES[:2]:
         with pytest.raises(StateUnusableError, match="damaged"):
-            refresh(SECOND, replace(FIRST, **{role: b"\0" * 100}))
+            refresh(SECOND, _with(FIRST, role, b"\0" * 100))
     with pytest.raises(StateUnusableError, match="damaged"):
-        metadata.issued(replace(FIRST, targets=b""))
+        metadata.signed_targets(_with(FIRST, "targets", b""))
+    with pytest.raises(StateUnusableError, match="damaged"):
+        metadata.signed_times(ROOT, [ROOT], _with(FIRST, "targets", b""))
 
 
-def test_the_newest_signed_time_is_the_newest_of_the_three() -> None:
+# --- publishers -----------------------------------------------------------------------------------
+
+MODEL = "models/vendor/small/1.0.0/Q4_0"
+MANIFEST = scope.MANIFEST_TYPE
+VENDOR = Publisher.new(listed={MODEL: target(b"the vendor's", MANIFEST)})
+
+
+def by_publishers(*publishers: Publisher, **how: Any) -> RoleSet:
+    return SIGNER.metadata(LISTED, publishers=publishers, **how)
+
+
+def test_a_publisher_lists_its_own_models() -> None:
+    other = Publisher.new("other", listed={"models/other/m/1/Q8_0": target(b"o", MANIFEST)})
+    found = refresh(by_publishers(VENDOR, other))
+    assert {path: t.role for path, t in found.targets.items()} == {
+        "some/path": "targets", MODEL: "publisher-vendor", "models/other/m/1/Q8_0": other.role,
+    }  # fmt: skip
+    assert found.targets[MODEL].digest == digest_of(b"the vendor's")
+    assert set(found.roles.delegated) == {"publisher-vendor", "publisher-other"}
+    assert found.versions["publisher-vendor"] == 1
+    assert metadata.signed_targets(found.roles) == found.targets
+    again = refresh(found.roles, found.roles)
+    assert (again.roles, again.is_new, again.targets) == (found.roles, False, found.targets)
+
+
+def test_top_level_targets_win_over_a_publisher() -> None:
+    also = {MODEL: target(b"the organisation's", MANIFEST)}
+    found = refresh(SIGNER.metadata(also, publishers=[VENDOR]))
+    assert found.targets[MODEL].digest == digest_of(b"the organisation's")
+    assert found.targets[MODEL].role == "targets"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "trust/director.json",
+        "trust/revoked.json",
+        "releases/small/1.0.0.json",
+        "images/engine/1.0.0",
+        "files/profile/llama-cpp/1",
+        "files/wheel/x/1",
+        "local/small/1.0.0/Q4_0",
+        "models/other/small/1.0.0/Q4_0",
+        "models/vendor/small/1.0.0",
+        "models/vendor/small/1.0.0/Q4_0/more",
+        "models/vendor/small/1.0.0/../Q4_0",
+        "models/vendor/../other/1.0.0/Q4_0",
+        "models/vendor/.hidden/1.0.0/Q4_0",
+        "models/vendor//1.0.0/Q4_0",
+        "Models/vendor/small/1.0.0/Q4_0",
+        "some/path",
+    ],
+)
+def test_a_publisher_lists_nothing_else(path: str) -> None:
+    vendor = replace(VENDOR, listed={path: target(b"x", MANIFEST)})
+    assert refusal(by_publishers(vendor)) is ScopeError
+
+
+@pytest.mark.parametrize("kind", [None, "application/json", "application/x-python"])
+def test_a_publisher_lists_manifests_of_models(kind: str | None) -> None:
+    vendor = replace(VENDOR, listed={MODEL: target(b"x", kind)})  # type: ignore[arg-type]
+    assert refusal(by_publishers(vendor)) is ScopeError
+
+
+def delegating(**fields: object) -> Publisher:
+    """Return a publisher whose delegation says something else."""
+
+    def edit(role: object) -> None:
+        for name, value in fields.items():
+            setattr(role, name, value)
+
+    return replace(VENDOR, edit_role=edit)
+
+
+@pytest.mark.parametrize(
+    "vendor",
+    [
+        delegating(terminating=False),
+        delegating(paths=[]),
+        delegating(paths=["models/vendor/*/*/*", "models/other/*/*/*"]),
+        delegating(paths=["models/vendor/*/*/*"] * 2),
+        delegating(paths=["models/*/*/*/*"]),
+        delegating(paths=["models/other/*/*/*"]),
+        delegating(paths=["*"]),
+        delegating(paths=["trust/*"]),
+        delegating(paths=None, path_hash_prefixes=["00"]),
+        delegating(name="vendor"),
+        delegating(name="publisher-other"),
+        delegating(name="publisher-"),
+        delegating(name="publisher-Vendor"),
+        delegating(name="publisher-../vendor"),
+        Publisher.new("local"),
+    ],
+)
+def test_a_delegation_is_to_a_publisher_and_its_models_alone(vendor: Publisher) -> None:
+    assert refusal(by_publishers(replace(vendor, listed={}))) is ScopeError
+
+
+def test_targets_delegate_to_no_hash_bins() -> None:
+    def bins(targets: Targets) -> None:
+        key = public(VENDOR.keys[0])
+        bins = SuccinctRoles([key.keyid], 1, 2, "publisher-vendor")
+        targets.delegations = Delegations({key.keyid: key}, None, bins)
+
+    assert refusal(SIGNER.metadata(LISTED, edit={"targets": bins})) is ScopeError
+
+
+def test_a_publisher_delegates_to_nobody() -> None:
+    def delegate(targets: Targets) -> None:
+        targets.delegations = Delegations({}, {})
+        Publisher.new("other").delegate(targets.delegations)
+
+    assert refusal(by_publishers(replace(VENDOR, edit=delegate))) is ScopeError
+
+
+def test_there_are_at_most_256_publishers() -> None:
+    def more(targets: Targets) -> None:
+        targets.delegations = Delegations({}, {})
+        for number in range(257):
+            replace(VENDOR, name=f"v{number}").delegate(targets.delegations)
+
+    with pytest.raises(MalformedError, match="more than 256 roles"):
+        refresh(SIGNER.metadata({}, edit={"targets": more}))
+    many = [replace(VENDOR, name=f"v{number}", listed={}) for number in range(256)]
+    assert len(refresh(SIGNER.metadata({}, publishers=many)).roles.delegated) == 256
+
+
+def test_a_publisher_s_threshold_counts_distinct_keys() -> None:
+    two = Publisher.new(keys=2, threshold=2)
+    assert refresh(by_publishers(two)).is_new
+    for by in (two.keys[:1], two.keys[:1] * 2, [two.keys[0], *SIGNER.targets], []):
+        assert refusal(by_publishers(replace(two, by=by))) is SignatureError
+
+    def twice(targets: Targets) -> None:
+        key = public(VENDOR.keys[0])
+        key.keyid = "ff" * 32
+        assert targets.delegations is not None
+        assert targets.delegations.roles is not None
+        targets.delegations.keys[key.keyid] = key
+        targets.delegations.roles[VENDOR.role].keyids.append(key.keyid)
+
+    assert refusal(by_publishers(VENDOR, edit={"targets": twice})) is MalformedError
+
+
+def test_a_publisher_s_list_is_signed_by_its_own_keys() -> None:
+    for keys in (SIGNER.targets, SIGNER.root, Publisher.new().keys):
+        assert refusal(by_publishers(replace(VENDOR, by=keys))) is SignatureError
+
+
+def test_a_publisher_s_list_expires_and_says_when_it_was_issued() -> None:
+    def sooner(part: Any) -> None:
+        part.expires = ISSUED + DAY
+
+    assert refusal(by_publishers(replace(VENDOR, edit=sooner)), now=ISSUED + DAY) is ExpiredError
+    unsaid = replace(VENDOR, edit=without("x-issued"))
+    assert refusal(by_publishers(unsaid)) is MalformedError
+
+
+def test_a_publisher_s_list_is_the_one_that_the_snapshot_names() -> None:
+    good, other = by_publishers(VENDOR), replace(VENDOR, listed={})
+    changed = replace(good, delegated=by_publishers(other).delegated)
+    assert refusal(changed) is CorruptError
+    assert refusal(replace(good, delegated={})) is IncompleteError
+
+    def forget(snapshot: Any) -> None:
+        del snapshot.meta["publisher-vendor.json"]
+
+    assert refusal(by_publishers(VENDOR, edit={"snapshot": forget})) is MalformedError
+    for name in ("hashes", "length"):
+
+        def vague(snapshot: Any, name: str = name) -> None:
+            setattr(snapshot.meta["publisher-vendor.json"], name, None)
+
+        assert refusal(by_publishers(VENDOR, edit={"snapshot": vague})) is MalformedError
+
+
+def test_a_publisher_s_version_never_goes_down_and_has_one_content() -> None:
+    stored = by_publishers(replace(VENDOR, version=2))
+    older = by_publishers(VENDOR, versions=(2, 2, 2))
+    assert refusal(older, stored) is DowngradeError
+    other = by_publishers(replace(VENDOR, version=2, listed={}), versions=(2, 2, 2))
+    assert refusal(other, stored) is EquivocationError
+    newer = by_publishers(replace(VENDOR, version=3, listed={}), versions=(2, 2, 2))
+    assert MODEL not in refresh(newer, stored).targets
+
+
+def test_a_publisher_whose_delegation_went_is_listed_no_more_and_all_else_goes_on() -> None:
+    stored = by_publishers(VENDOR)
+    gone = SIGNER.metadata(LISTED, (2, 2, 2), removed=[VENDOR])
+    found = refresh(gone, stored)
+    assert set(found.targets) == {"some/path"}
+    assert found.roles.delegated == {}
+    back = SIGNER.metadata(LISTED, (3, 3, 3), publishers=[replace(VENDOR, version=2)])
+    assert MODEL in refresh(back, found.roles).targets
+
+
+def test_a_publisher_that_vanishes_from_the_snapshot_is_refused() -> None:
+    assert refusal(SIGNER.metadata(LISTED, (2, 2, 2)), by_publishers(VENDOR)) is MalformedError
+
+
+def test_a_star_does_not_cross_a_slash() -> None:
+    """Our own form says so, whatever the library's patterns would match."""
+    vendor = replace(VENDOR, listed={"models/vendor/a/b/c/d": target(b"x", MANIFEST)})
+    assert refusal(by_publishers(vendor)) is ScopeError
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
+def test_each_file_is_asked_for_once_by_a_name_that_was_verified() -> None:
+    asked: list[tuple[str, int]] = []
+    offered = SIGNER.metadata(LISTED, (7, 5, 3), publishers=[replace(VENDOR, version=9)])
+
+    def read(name: str, cap: int) -> bytes:
+        asked.append((name, cap))
+        return reading(offered)(name, cap)
+
+    metadata.refresh(ROOT, None, read, ISSUED)
+    assert asked == [
+        ("timestamp.json", CAPS["timestamp"]),
+        ("5.snapshot.json", CAPS["snapshot"]),
+        ("3.targets.json", CAPS["targets"]),
+        ("9.publisher-vendor.json", CAPS["delegated"]),
+    ]
+    asked.clear()
+    metadata.refresh(ROOT, offered, read, ISSUED)
+    assert asked == [("timestamp.json", CAPS["timestamp"])]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_after_a_refusal_nothing_more_is_asked_for(role: str) -> None:
+    asked: list[str] = []
+    offered = SIGNER.metadata(LISTED, by={role: STRANGER.targets})
+
+    def read(name: str, cap: int) -> bytes:
+        asked.append(name)
+        return reading(offered)(name, cap)
+
+    with pytest.raises(SignatureError):
+        metadata.refresh(ROOT, None, read, ISSUED)
+    assert len(asked) == 1 + ROLES.index(role)
+
+
+def test_names_of_files_carry_versions() -> None:
+    def bare(root: Root) -> None:
+        root.consistent_snapshot = False
+
+    with pytest.raises(MalformedError, match="not named by their version"):
+        follow(ROOT, SIGNER.root_file(2, edit=bare))
+
+
+# --- what time it is, by those who signed ---------------------------------------------------------
+
+
+def test_each_signer_says_what_time_it_was() -> None:
     for role in ROLES:
 
         def later(part: Any) -> None:
             part.unrecognized_fields["x-issued"] = "2027-01-01T00:00:00Z"
 
         found = SIGNER.metadata(LISTED, edit={role: later})
-        assert refresh(found).issued == metadata.issued(found)
-        assert metadata.issued(found) == datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
-    assert metadata.issued(FIRST) == ISSUED
+        assert refresh(found).times == times(found)
+        assert refresh(found).issued == datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+    assert refresh(FIRST).times == tuple(
+        sorted(
+            [
+                SignedTime(SIGNER.targets[0].public, online=False, at=ISSUED),
+                SignedTime(SIGNER.timestamp[0].public, online=True, at=ISSUED),
+            ]
+        )
+    )
 
 
 def test_the_timestamp_s_key_alone_moves_time_by_a_span_at_most() -> None:
@@ -380,7 +677,46 @@ def test_the_timestamp_s_key_alone_moves_time_by_a_span_at_most() -> None:
         part.expires = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
     found = SIGNER.metadata(LISTED, edit={"timestamp": far})
-    assert refresh(found).issued == metadata.issued(found) == ISSUED + floor.SPAN
+    assert refresh(found).issued == ISSUED + floor.SPAN
+
+
+def test_a_publisher_says_nothing_of_the_time() -> None:
+    def far(part: Any) -> None:
+        part.unrecognized_fields["x-issued"] = "2099-01-01T00:00:00Z"
+        part.expires = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+
+    vendor = Publisher.new(edit=far)
+    assert refresh(SIGNER.metadata(LISTED, publishers=[vendor])).times == times(FIRST)
+
+
+def test_only_keys_that_signed_and_are_in_force_say_what_time_it_was() -> None:
+    two = replace(SIGNER, targets=[*SIGNER.targets, new_key()])
+    one = {"targets": SIGNER.targets, "snapshot": SIGNER.targets}
+    root, signed = two.root_file(), two.metadata(LISTED, by=one)
+    assert {row.key for row in times(signed, root)} == {
+        key.public for key in (*SIGNER.targets, *SIGNER.timestamp)
+    }
+    replaced = SIGNER.rotated("targets", "timestamp").root_file(2, by=SIGNER.root)
+    assert times(FIRST, replaced) == ()
+    rows = metadata.signed_times(replaced, [ROOT, replaced], FIRST)
+    assert {row.key for row in rows} == {key.public for key in SIGNER.root}
+
+
+def test_a_root_s_keys_are_known_by_their_use() -> None:
+    assert metadata.key_uses(ROOT) == {
+        *((key.public, False) for key in (*SIGNER.root, *SIGNER.targets)),
+        (SIGNER.timestamp[0].public, True),
+    }
+
+
+def times(roles: RoleSet, root: bytes = ROOT) -> tuple[SignedTime, ...]:
+    return metadata.signed_times(root, [], roles)
+
+
+def _with(roles: RoleSet, role: str, data: bytes) -> RoleSet:
+    parts = {**roles.by_role(), role: data}
+    delegated = {name: part for name, part in parts.items() if name not in ROLES}
+    return RoleSet(parts["timestamp"], parts["snapshot"], parts["targets"], delegated)
 
 
 def test_the_helper_signs_what_it_says() -> None:

@@ -19,6 +19,7 @@ from appliance.errors import (
 )
 from appliance.kit.files import locked
 from appliance.trust import metadata
+from appliance.trust.documents import Director
 from appliance.trust.metadata import RoleSet, Verified
 from appliance.trust.repository import (
     DIRECTOR_PATH,
@@ -28,8 +29,7 @@ from appliance.trust.repository import (
     Repository,
     org_name,
 )
-from appliance.trust.store import Director
-from tests.helpers.signing import ISSUED, digest_of, new_key
+from tests.helpers.signing import ISSUED, digest_of, new_key, reading
 
 DAY = datetime.timedelta(days=1)
 HUB = {"org": "acme", "epoch": 1, "director": new_key().public, "sync": new_key().public}
@@ -52,10 +52,9 @@ def verified(published: Published, now: datetime.datetime = ISSUED) -> Verified:
         )
         for role in ("snapshot", "targets")
     }
-    roles = RoleSet(
-        published.files["timestamp.json"], *(published.files[name] for name in newest.values())
-    )
-    return metadata.refresh(published.files["1.root.json"], None, roles, now)
+    snapshot, targets = (published.files[name] for name in newest.values())
+    roles = RoleSet(published.files["timestamp.json"], snapshot, targets)
+    return metadata.refresh(published.files["1.root.json"], None, reading(roles), now)
 
 
 def test_keys_are_for_their_owner_s_eyes_only(repository: Repository) -> None:
@@ -114,7 +113,8 @@ def test_what_was_approved_stays_approved_and_versions_rise(repository: Reposito
         "1.root.json", "2.snapshot.json", "2.targets.json", "timestamp.json",
     ]  # fmt: skip
     stored = verified(first).roles
-    assert metadata.refresh(second.files["1.root.json"], stored, found.roles, ISSUED).is_new
+    root, offered = second.files["1.root.json"], reading(found.roles)
+    assert metadata.refresh(root, stored, offered, ISSUED).is_new
 
 
 def test_a_key_that_lies_elsewhere_is_asked_for(repository: Repository) -> None:

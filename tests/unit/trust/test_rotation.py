@@ -20,7 +20,7 @@ from appliance.trust import arrivals, metadata, passing, rotation, signing
 from appliance.trust.keys import Keyring, PublicKey, create_pair
 from appliance.trust.repository import Repository
 from appliance.trust.rotation import Arrangement, Rotation
-from tests.helpers.signing import ISSUED
+from tests.helpers.signing import ISSUED, reading
 from tests.unit.trust.test_repository import new_target, verified
 
 DAY = datetime.timedelta(days=1)
@@ -206,8 +206,9 @@ def verified_with(root: bytes, published: object) -> metadata.Verified:
         )
         for role in ("snapshot", "targets")
     }
-    roles = RoleSet(files["timestamp.json"], *(files[name] for name in newest.values()))
-    return metadata.refresh(root, None, roles, ISSUED)
+    snapshot, targets = (files[name] for name in newest.values())
+    roles = RoleSet(files["timestamp.json"], snapshot, targets)
+    return metadata.refresh(root, None, reading(roles), ISSUED)
 
 
 def vars_of(published: object) -> dict[str, bytes]:
@@ -236,7 +237,8 @@ def test_numbers_begin_again_when_a_thief_of_the_timestamp_key_ran_ahead(
     assert version_of(published.files["3.snapshot.json"]) == 3
     stored = verified(first).roles
     found = verified_with(published.files["2.root.json"], published)
-    assert metadata.refresh(published.files["2.root.json"], stored, found.roles, ISSUED).is_new
+    root_file, offered = published.files["2.root.json"], reading(found.roles)
+    assert metadata.refresh(root_file, stored, offered, ISSUED).is_new
 
 
 def version_of(data: bytes) -> int:

@@ -7,15 +7,42 @@ from typing import Any
 
 import pytest
 
-from appliance.core import wire
-from appliance.errors import MalformedError, NotFoundError, SignatureError, StateUnusableError
+from appliance.errors import (
+    DowngradeError,
+    MalformedError,
+    NotFoundError,
+    RevokedError,
+    SignatureError,
+    StateUnusableError,
+)
 from appliance.kit import files
 from appliance.trust import metadata
 from appliance.trust import store as trust_store
+from appliance.trust.documents import (
+    DIRECTOR_PATH,
+    HUB_PATH,
+    REVOKED_PATH,
+    Director,
+    Revoked,
+)
+from appliance.trust.listed import Listed
 from appliance.trust.metadata import Verified
-from appliance.trust.store import DIRECTOR_PATH, Director, TrustStore
+from appliance.trust.scope import MANIFEST_TYPE
+from appliance.trust.store import TrustStore
 from tests.helpers.importing import contents
-from tests.helpers.signing import ISSUED, Signer, director
+from tests.helpers.models import variant
+from tests.helpers.signing import (
+    ISSUED,
+    InForce,
+    Publisher,
+    Signer,
+    authority,
+    director,
+    hub,
+    reading,
+    revoked,
+    target,
+)
 
 SIGNER = Signer.new()
 ROOT = SIGNER.root_file()
@@ -28,7 +55,7 @@ class PowerCutError(BaseException):
 def verified(version: int) -> Verified:
     issued = ISSUED + datetime.timedelta(seconds=version)
     roles = SIGNER.metadata({}, (version, version, version), issued=issued)
-    return metadata.refresh(ROOT, None, roles, ISSUED)
+    return metadata.refresh(ROOT, None, reading(roles), ISSUED)
 
 
 @pytest.fixture
@@ -115,27 +142,66 @@ def test_a_crash_at_any_step_leaves_one_whole_set(
     assert TrustStore(trust.folder).roles() == verified(2).roles
 
 
-GOOD = wire.loads(director(), what="it")
+# --- what may run ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"org": None},
-        {"epoch": "1"},
-        {"epoch": None},
-        {"keys": []},
-        {"sync": []},
-        {"keys": ["AA" * 32]},
-        {"keys": "aa"},
-        {"keys": None},
-        {"sync": [1]},
-    ],
-)
-def test_a_director_has_a_name_an_epoch_and_keys(change: dict[str, Any]) -> None:
-    assert Director.parse(director()).keys == {"aa" * 32}
-    with pytest.raises(MalformedError):
-        Director.parse(wire.dumps({**GOOD, **change}))
-    (name,) = change
-    with pytest.raises(MalformedError):
-        Director.parse(wire.dumps({k: v for k, v in GOOD.items() if k != name}))
+def in_force(tmp_path: Path) -> InForce:
+    return InForce(tmp_path / "other")
+
+
+def test_what_is_in_force_lists_and_denies(tmp_path: Path) -> None:
+    made, found = in_force(tmp_path), variant()
+    assert made.trust.listed() == Listed()
+    made.list(found)
+    made.trust.listed().check_variant(found)
+    made.documents[REVOKED_PATH] = revoked(found.weights)
+    made.put()
+    with pytest.raises(RevokedError):
+        made.trust.listed().check_variant(found)
+    made.documents.clear()
+    made.put()  # offline keys may take a revocation back
+    made.trust.listed().check_variant(found)
+    made.listed.clear()
+    made.put()
+    with pytest.raises(DowngradeError):
+        made.trust.listed().check_variant(found)
+
+
+def test_asking_again_reads_nothing_until_another_set_is_in_force(tmp_path: Path) -> None:
+    made = in_force(tmp_path)
+    made.list(variant())
+    first = made.trust.listed()
+    assert made.trust.listed() is first
+    assert TrustStore(made.trust.folder).listed() == first
+    made.list(variant("large"))
+    assert len(made.trust.listed().targets) == 2
+
+
+def test_publishers_are_kept_with_the_set(trust: TrustStore) -> None:
+    vendor = Publisher.new(listed={variant(publisher="vendor").path: target(b"x", MANIFEST_TYPE)})
+    roles = SIGNER.metadata({}, publishers=[vendor])
+    trust.commit(metadata.refresh(ROOT, None, reading(roles), ISSUED), {})
+    assert TrustStore(trust.folder).roles() == roles
+    assert list(trust.listed().targets) == [variant(publisher="vendor").path]
+    gone = SIGNER.metadata({}, (2, 2, 2), removed=[vendor])
+    trust.commit(metadata.refresh(ROOT, roles, reading(gone), ISSUED), {})
+    assert trust.roles() == gone
+    assert trust.listed().targets == {}
+
+
+def test_all_documents_are_read_from_the_set(trust: TrustStore) -> None:
+    assert (trust.hub(), trust.revoked()) == (None, Revoked())
+    documents = {HUB_PATH: hub(3), REVOKED_PATH: revoked("sha256:" + "ab" * 32, epoch=2)}
+    trust.commit(verified(1), documents)
+    found = trust.hub()
+    assert found is not None
+    assert (found.epoch, found.ca) == (3, (authority(),))
+    assert (trust.revoked().epoch, len(trust.revoked().digests)) == (2, 1)
+
+
+def test_a_damaged_list_lets_nothing_start(tmp_path: Path) -> None:
+    made = in_force(tmp_path)
+    made.list(variant())
+    (made.trust.folder / "current" / "targets.json").write_bytes(b"\0" * 100)
+    with pytest.raises(StateUnusableError, match="damaged"):
+        TrustStore(made.trust.folder).listed()
