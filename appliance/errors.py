@@ -118,6 +118,10 @@ class IncompleteError(RefusedError):
     exit_code = 23
 
 
+class InterruptedImportError(IncompleteError):
+    """The medium stopped giving bytes, or may give no more now. What was copied stays."""
+
+
 class NoSpaceError(ApplianceError):
     """The disk has no room for this, the reserve included."""
 

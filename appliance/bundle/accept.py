@@ -22,7 +22,7 @@ from appliance.bundle.reader import BundleReader
 from appliance.bundle.receipts import ReceiptBook
 from appliance.cache import catalog, index
 from appliance.cache.store import ModelStore
-from appliance.errors import ApplianceError, NoSpaceError, RefusedError
+from appliance.errors import ApplianceError, InterruptedImportError, NoSpaceError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
@@ -167,11 +167,16 @@ class Importer:
 
     def _note(self, error: ApplianceError, by: str, source: str) -> None:
         """Write down that an import ended so; of a refusal there is a receipt as well."""
-        at = rfc3339(self._parts.clock.utc())
+        at, interrupted = (
+            rfc3339(self._parts.clock.utc()),
+            isinstance(error, InterruptedImportError),
+        )
         body = {"by": by, "code": error.code, "why": error.what}
-        fact = Fact(Stream.AUDIT, "import-refused", at, body)
+        fact = Fact(
+            Stream.AUDIT, "import-interrupted" if interrupted else "import-refused", at, body
+        )
         with contextlib.suppress(NoSpaceError):  # the refusal itself matters more than its record
-            if isinstance(error, RefusedError):
+            if isinstance(error, RefusedError) and not interrupted:
                 event = receipt.refused(error, None, private=[source])
                 self._parts.receipts.record(event, fact)
             else:

@@ -9,7 +9,13 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from appliance.errors import IncompleteError, MalformedError, NotFoundError, PeerUnreachableError
+from appliance.errors import (
+    IncompleteError,
+    InterruptedImportError,
+    MalformedError,
+    NotFoundError,
+    PeerUnreachableError,
+)
 from appliance.kit import transfer
 from appliance.kit.remote import Nobody, Remote
 from appliance.kit.throttle import Pace
@@ -98,7 +104,7 @@ def interrupting(path: str) -> Iterator[None]:
             f"the bundle lacks {path}", hint="ask whoever put it there"
         ) from error
     except PeerUnreachableError as error:
-        raise IncompleteError(error.what, hint=_HINT) from error
+        raise InterruptedImportError(error.what, hint=_HINT) from error
     except MalformedError as error:
         raise MalformedError(f"{path} in the bundle: {error.what}") from error
 

@@ -11,7 +11,13 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from appliance.errors import CorruptError, IncompleteError, MalformedError, NotFoundError
+from appliance.errors import (
+    CorruptError,
+    IncompleteError,
+    InterruptedImportError,
+    MalformedError,
+    NotFoundError,
+)
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -130,10 +136,10 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-def interrupted(path: str, error: OSError) -> IncompleteError:
+def interrupted(path: str, error: OSError) -> InterruptedImportError:
     """Return what to say of a medium that stopped giving bytes."""
     why = error.strerror or str(error)
-    return IncompleteError(f"{path} in the bundle cannot be read: {why}", hint=_HINT)
+    return InterruptedImportError(f"{path} in the bundle cannot be read: {why}", hint=_HINT)
 
 
 def read_at_most(file: BinaryIO, count: int) -> bytes:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from appliance.bundle.queue import Step
 from appliance.core.documents import Day, Hours, SiteSpec
-from appliance.errors import BadDocumentError, IncompleteError
+from appliance.errors import BadDocumentError, InterruptedImportError
 from appliance.kit.clock import Clock
 from appliance.kit.throttle import Pace, Throttle
 from appliance.planner.windows import Window, Windows
@@ -24,7 +24,7 @@ _LOOK_AGAIN_S = 60.0
 """A clock may be set while one waits by it."""
 
 
-class WindowClosedError(IncompleteError):
+class WindowClosedError(InterruptedImportError):
     """No more may come now. What was copied stays; ``until`` is when to go on, if that is known."""
 
     def __init__(self, what: str, until: datetime.datetime | None, *, hint: str) -> None:

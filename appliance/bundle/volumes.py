@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from appliance.errors import IncompleteError, MalformedError
+from appliance.errors import IncompleteError, InterruptedImportError, MalformedError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -112,7 +112,7 @@ class Parts(io.RawIOBase):
                 hint="copy all of the bundle's folder",
             )
         other = f"volume {this + 1}" if this < of else "the volumes before it"
-        return IncompleteError(
+        return InterruptedImportError(
             f"this is volume {this} of {of}, and what comes next is on another; "
             "what was copied stays",
             hint=f"put in {other} and import it: it goes on from here",
