@@ -16,7 +16,8 @@ test: $(STAMP)
 	@scripts/system-packages mosquitto mosquitto-clients skopeo iproute2 util-linux procps \
 		gcc libc6-dev strace e2fsprogs fuse3 libfuse3-3
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 tests/unit tests/property
+	$(BIN)/pytest --ignore tests/unit --ignore tests/property
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

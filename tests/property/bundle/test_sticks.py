@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -95,3 +96,4 @@ class Sticks(RuleBasedStateMachine):
 
 
 TestSticks = Sticks.TestCase
+TestSticks.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
