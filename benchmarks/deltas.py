@@ -70,10 +70,11 @@ def run() -> list[Row]:
 def _weights() -> tuple[bytes, str]:
     definition = builder.read_definition(ROOT / "bundles" / "demo.yaml")
     ((_, variant),) = definition.variants()
+    (file,) = variant.named
     try:
-        locked = builder.read_lock(definition)[describe(variant.source)]
+        locked = builder.read_lock(definition)[describe(file.source)]
         fetcher = Fetcher(cache_folder(None), definition.path.parent)
-        return fetcher.fetch(variant.source, locked).path.read_bytes(), "SmolLM2-135M Q4_1"
+        return fetcher.fetch(file.source, locked).path.read_bytes(), "SmolLM2-135M Q4_1"
     except ApplianceError:
         return _synthetic(), "synthetic llama"
 

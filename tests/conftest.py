@@ -47,7 +47,8 @@ def demo_weights() -> Path:
     locked = builder.read_lock(definition)
     ((_, variant),) = definition.variants()
     fetcher = Fetcher(cache_folder(None), DEMO_BUNDLE.parent)
-    return fetcher.fetch(variant.source, locked[describe(variant.source)]).path
+    (file,) = variant.named
+    return fetcher.fetch(file.source, locked[describe(file.source)]).path
 
 
 def need_root() -> None:

@@ -69,6 +69,11 @@ class Importer:
         self._parts = parts
         self._judge = Judge(parts.trust, parts.ledger, parts.clock)
 
+    @property
+    def parts(self) -> ImportParts:
+        """The node's parts, for whatever else takes models in."""
+        return self._parts
+
     def run(
         self,
         source: Medium | Path,

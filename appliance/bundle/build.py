@@ -1,111 +1,45 @@
 """From a definition to a signed bundle. Runs where there is a network, never on a node."""
 
 import datetime
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
-from appliance.bundle import modelpack
-from appliance.bundle.modelpack import Descriptor
-from appliance.bundle.sources import Fetched, Fetcher, describe
-from appliance.cache.blobs import BlobStore
-from appliance.cache.store import index_entry
-from appliance.core import wire
-from appliance.core.documents import (
-    API_VERSION,
-    BundleDefinition,
-    BundleLock,
-    BundleModel,
-    LockedSource,
-    VariantSource,
+from appliance.bundle import images
+from appliance.bundle.fetched import Fetched
+from appliance.bundle.images import FetchedImage
+from appliance.bundle.locking import (
+    Definition,
+    Locked,
+    lock,
+    read_definition,
+    read_lock,
+    read_locked,
 )
-from appliance.core.gguf import read_header
-from appliance.core.ids import Digest
-from appliance.core.reading import parse_one
-from appliance.errors import BadDocumentError, NotFoundError, StateUnusableError
+from appliance.bundle.sources import Fetcher, describe
+from appliance.bundle.writer import Progress, Writer
+from appliance.cache.blobs import BlobStore
+from appliance.core import wire
+from appliance.errors import StateUnusableError
 from appliance.kit.files import fsync_folder, make_folder, require_space, translated, write_durably
 from appliance.trust.repository import NewTarget, Repository
 
+__all__ = ["Built", "Definition", "Progress", "build", "lock", "read_definition", "read_lock"]
+
 DOCUMENT_TYPE = "application/json"
-Progress = Callable[[str, int, int], None]
-"""Told what is being copied, the bytes done and the bytes in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """A bundle's definition and where it came from."""
-
-    document: BundleDefinition
-    path: Path
-
-    @property
-    def lock_path(self) -> Path:
-        """Where ``bundle lock`` writes beside it."""
-        return self.path.with_suffix(".lock.yaml")
-
-    def variants(self) -> Iterator[tuple[BundleModel, VariantSource]]:
-        """Yield every variant of every model."""
-        for model in self.document.spec.models:
-            for variant in model.variants:
-                yield model, variant
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was built."""
+    """What was built; ``others`` are the paths of what is no model."""
 
     name: str
     version: str
     folder: Path
     models: tuple[str, ...]
     size: int
-
-
-def read_definition(path: Path) -> Definition:
-    """Read a definition.
-
-    Raises:
-        NotFoundError, BadDocumentError: it is not there, or not a definition.
-    """
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise NotFoundError(f"there is no bundle definition at {path}") from error
-    except UnicodeDecodeError as error:
-        raise BadDocumentError(f"{path} is not text: {error}") from error
-    return Definition(parse_one(text, str(path), BundleDefinition), path)
-
-
-def lock(definition: Definition, cache: Path) -> Path:
-    """Fetch every source and write down the digests that were seen; return the lock's path."""
-    fetcher = Fetcher(cache, definition.path.parent)
-    sources = []
-    for _, variant in definition.variants():
-        found = fetcher.fetch(variant.source)
-        if not found.size:
-            raise BadDocumentError(f"the source {describe(variant.source)} is empty")
-        entry = {
-            "source": variant.source.model_dump(mode="json", by_alias=True, exclude_unset=True),
-            "digest": found.digest,
-            "size": found.size,
-        }
-        if found.download is not None:
-            entry["download"] = found.download
-        sources.append(entry)
-    document = {
-        "apiVersion": API_VERSION,
-        "kind": "BundleLock",
-        "metadata": {"name": definition.document.name},
-        "spec": {"sources": sources},
-    }
-    head = "# Written by `appliance bundle lock`: what was fetched, by digest. Do not edit.\n"
-    text = head + yaml.safe_dump(document, sort_keys=False, width=100)
-    write_durably(definition.lock_path, text.encode())
-    return definition.lock_path
+    others: tuple[str, ...] = ()
 
 
 def build(
@@ -122,119 +56,92 @@ def build(
 
     Raises:
         BadDocumentError: a source is not locked.
+        MalformedError: a file is not what a node would take, such as a pickle.
         StateUnusableError: something is at ``folder`` already.
         CorruptError, NotFoundError, PeerUnreachableError, NoSpaceError: as their names say.
     """
-    locked = read_lock(definition)
+    locked = read_locked(definition)
     _ = repository.org  # says what to do when there are no keys, before anything is copied
     if folder.exists():
         raise StateUnusableError(
             f"{folder} is there already", hint="name a new folder, or remove the old one"
         )
-    fetcher = Fetcher(cache, definition.path.parent)
-    fetched = [
-        (model, variant, fetcher.fetch(variant.source, locked[describe(variant.source)]))
-        for model, variant in definition.variants()
-    ]
+    supplies = _fetch(definition, locked, cache)
     make_folder(folder.parent)
-    total = sum(found.size for _, _, found in fetched)
-    require_space(folder.parent, total, what="the bundle")
+    require_space(folder.parent, supplies.size, what="the bundle")
     staging = folder.with_name(f".{folder.name}.building")
     with translated(f"building {folder}"):
         shutil.rmtree(staging, ignore_errors=True)
         try:
-            built = _lay_out(definition, staging, fetched, repository, (now, progress))
+            writer = Writer(BlobStore(staging), supplies.files, supplies.size, progress)
+            writer.blobs.init()
+            _lay_out(definition, supplies, writer)
+            built = _finish(definition, writer, repository, now)
             staging.rename(folder)
             fsync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-    return Built(built.name, built.version, folder, built.models, built.size)
+    return replace(built, folder=folder)
 
 
-def read_lock(definition: Definition) -> dict[str, LockedSource]:
-    """Return what was locked, by the source's description.
+@dataclass(frozen=True, slots=True)
+class _Supplies:
+    """What was fetched: files by description, images by path, and the bytes to be copied."""
 
-    Raises:
-        BadDocumentError: there is no lock, or it leaves a source out.
-    """
-    path = definition.lock_path
-    hint = f"appliance bundle lock {definition.path}"
-    if not path.exists():
-        raise BadDocumentError(f"{definition.path} is not locked: there is no {path}", hint=hint)
-    document = parse_one(path.read_text(), str(path), BundleLock)
-    locked = {describe(entry.source): entry for entry in document.spec.sources}
-    missing = [
-        describe(v.source) for _, v in definition.variants() if describe(v.source) not in locked
-    ]
-    if missing:
-        raise BadDocumentError(f"{path} does not lock {', '.join(missing)}", hint=hint)
-    return locked
+    files: Mapping[str, Fetched]
+    images: Mapping[str, FetchedImage]
+    size: int
 
 
-def _lay_out(
-    definition: Definition,
-    folder: Path,
-    fetched: list[tuple[BundleModel, VariantSource, Fetched]],
-    repository: Repository,
-    context: tuple[datetime.datetime, Progress],
+def _fetch(definition: Definition, locked: Locked, cache: Path) -> _Supplies:
+    base = definition.path.parent
+    fetcher = Fetcher(cache, base)
+    files = {
+        (name := describe(source)): fetcher.fetch(source, locked.sources[name])
+        for source in definition.sources()
+    }
+    found = {
+        image.path: images.fetch(
+            image.source, base, cache, locked.images[images.describe(image.source)]
+        )
+        for image in definition.document.spec.images
+    }
+    size = sum(files[describe(file.source)].size for file in definition.all_files())
+    size += sum(image.size - len(image.manifest) for image in found.values())
+    return _Supplies(files, found, size)
+
+
+def _lay_out(definition: Definition, supplies: _Supplies, writer: Writer) -> None:
+    for model, variant in definition.variants():
+        writer.add_model(model, variant)
+    for image in definition.document.spec.images:
+        writer.add_image(image, supplies.images[image.path])
+    for part in definition.document.spec.files:
+        writer.add_files(part)
+
+
+def _finish(
+    definition: Definition, writer: Writer, repository: Repository, now: datetime.datetime
 ) -> Built:
-    now, progress = context
-    blobs = BlobStore(folder)
-    blobs.init()
-    total, done = sum(found.size for _, _, found in fetched), 0
-    targets, entries, names = [], [], []
-    for model, variant, found in fetched:
-
-        def told(count: int, name: str = f"{model.name} {variant.name}") -> None:
-            nonlocal done
-            done += count
-            progress(name, done, total)
-
-        with found.path.open("rb") as file:
-            header = read_header(file)
-            file.seek(0)
-            blobs.receive(file, found.digest, found.size, told)
-        blobs.admit([found.digest])
-        weights = Descriptor(found.digest, found.size, modelpack.WEIGHT_TYPE)
-        manifest, config = modelpack.build(model, variant.name, found.name, weights, header)
-        blobs.add(config)
-        digest = blobs.add(manifest)
-        path = f"models/{model.publisher}/{model.name}/{model.version}/{variant.name}"
-        targets.append(NewTarget(path, digest, len(manifest), modelpack.MANIFEST_TYPE))
-        pack = modelpack.read(path, digest, manifest)
-        entries.append(index_entry(pack.variant, blobs.path(digest)))
-        names.append(pack.variant.reference)
-    blobs.write_index(entries)
-    release = _sign(definition.document, folder, targets, repository, now)
-    hint = {"name": definition.document.name, "version": release, "models": names, "bytes": total}
-    write_durably(folder / "bundle.json", wire.dumps(hint))
-    return Built(definition.document.name, release, folder, tuple(names), total)
-
-
-def _sign(
-    document: BundleDefinition,
-    folder: Path,
-    targets: list[NewTarget],
-    repository: Repository,
-    now: datetime.datetime,
-) -> str:
-    version = document.spec.version
-    path = f"releases/{document.name}/{version}.json"
+    """Write the index and the bills, sign all of it, and write the hint for people."""
+    document, folder = definition.document, writer.blobs.folder
+    name, version = document.name, document.spec.version
+    index = writer.finish(name, version, now)
     release = wire.dumps(
-        {"name": document.name, "version": version, "targets": [t.path for t in targets]}
-    )
-    blobs = BlobStore(folder)
-    listed = NewTarget(path, _digest(release), len(release), DOCUMENT_TYPE)
-    published = repository.publish([*targets, listed], now)
-    blobs.add(release)
+        {"name": name, "version": version, "targets": [t.path for t in writer.targets],
+         "index": index}
+    )  # fmt: skip
+    path = f"releases/{name}/{version}.json"
+    listed = NewTarget(path, writer.blobs.add(release), len(release), DOCUMENT_TYPE)
+    published = repository.publish([*writer.targets, listed], now)
     for data in published.documents.values():
-        blobs.add(data)
+        writer.blobs.add(data)
     make_folder(folder / "tuf")
-    for name, data in published.files.items():
-        write_durably(folder / "tuf" / name, data)
-    return version
-
-
-def _digest(data: bytes) -> Digest:
-    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+    for file, data in published.files.items():
+        write_durably(folder / "tuf" / file, data)
+    models = tuple(shipped.pack.variant.reference for shipped in writer.models)
+    others = tuple(t.path for t in writer.targets if not t.path.startswith("models/"))
+    hint = {"name": name, "version": version, "models": models, "others": others}
+    write_durably(folder / "bundle.json", wire.dumps({**hint, "bytes": writer.total}))
+    return Built(name, version, folder, models, writer.total, others)

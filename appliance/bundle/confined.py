@@ -15,7 +15,8 @@ import struct
 import sys
 from dataclasses import asdict
 
-from appliance.core.gguf import read_header
+from appliance.bundle.content import look
+from appliance.core.model import FileKind
 from appliance.errors import ApplianceError
 
 _MOST_BYTES = 512 << 20
@@ -88,11 +89,11 @@ def _program(architecture: int, calls: tuple[int, ...]) -> bytes:
 
 
 def main() -> None:
-    """Parse the file on standard input; write one line of JSON."""
-    file = sys.stdin.buffer
+    """Parse the file on standard input, which the command line names; write one line of JSON."""
+    file, path, kind = sys.stdin.buffer, sys.argv[2], FileKind(sys.argv[3])
     confine()
     try:
-        answer: dict[str, object] = {"header": asdict(read_header(file))}
+        answer: dict[str, object] = {"facts": asdict(look(path, kind, file))}
     except ApplianceError as error:
         answer = {"error": error.to_wire()}
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -1,4 +1,4 @@
-"""Step 13: what a weight file says of itself, read by a process that cannot harm the node."""
+"""Step 13: what a model's file says of itself, read by a process that cannot harm the node."""
 
 import json
 import subprocess
@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from appliance.core.gguf import GgufHeader
+from appliance.bundle import content
+from appliance.bundle.content import Facts
+from appliance.core.model import FileKind
 from appliance.errors import MalformedError, from_wire
 
 _PACKAGES = str(Path(__file__).parents[2])
@@ -15,13 +17,16 @@ _MOST_S = 60
 _MOST_ANSWER = 1 << 16
 
 
-def read_confined(file: BinaryIO) -> GgufHeader:
-    """Return what the header of the weight file ``file`` says.
+def look_confined(path: str, kind: FileKind, file: BinaryIO) -> Facts:
+    """Look into a file as ``content.look`` does; what must be parsed is parsed elsewhere.
 
     Raises:
-        MalformedError: it is not one, or the parser did not survive it.
+        MalformedError: it is not what its name says, or the parser did not survive it.
     """
-    command = [sys.executable, "-I", "-S", "-c", _BEGIN + "confined.main()", _PACKAGES]
+    if not content.is_parsed(path, kind):
+        return content.look(path, kind, file)
+    command = [sys.executable, "-I", "-S", "-c", _BEGIN + "confined.main()"]
+    command += [_PACKAGES, path, kind]
     try:
         done = subprocess.run(
             command, stdin=file, capture_output=True, check=False, timeout=_MOST_S, env={}, cwd="/"
@@ -37,4 +42,4 @@ def read_confined(file: BinaryIO) -> GgufHeader:
         ) from error
     if "error" in answer:
         raise from_wire(answer["error"])
-    return GgufHeader(**answer["header"])
+    return Facts(**answer["facts"])

@@ -4,14 +4,13 @@ What is already here is not copied. What comes lies in ``incoming/`` until all o
 interrupted import leaves it there to be resumed, a refused one leaves nothing.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from appliance.bundle import modelpack, rebuild, supply
-from appliance.bundle.headers import read_confined
+from appliance.bundle.content import Look
+from appliance.bundle.headers import look_confined
 from appliance.bundle.judge import Judged
 from appliance.bundle.modelpack import Descriptor, Pack
 from appliance.bundle.queue import Step
@@ -19,7 +18,6 @@ from appliance.bundle.reader import BundleReader
 from appliance.bundle.supply import Source
 from appliance.cache.blobs import BlobStore
 from appliance.core.documents import Disk
-from appliance.core.gguf import GgufHeader
 from appliance.core.ids import Digest
 from appliance.errors import CorruptError, MalformedError, NoSpaceError
 from appliance.kit.files import free_bytes
@@ -34,13 +32,13 @@ class Housekeeping:
 
     ``disk`` returns the site's budgets, if it has any. ``make_room`` evicts at least so many bytes
     of what nobody holds, sparing the blobs it is told, and returns what it freed; or frees nothing.
-    ``quarantine`` puts a blob away that was found damaged. ``look`` reads a weight file's header.
+    ``quarantine`` puts a blob away that was found damaged. ``look`` looks into a file of a model.
     """
 
     disk: Callable[[], Disk | None] = lambda: None
     make_room: Callable[[int, Collection[Digest]], int] = lambda _needed, _keep: 0
     quarantine: Callable[[Digest], None] = lambda _: None
-    look: Callable[[BinaryIO], GgufHeader] = read_confined
+    look: Look = look_confined
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +90,7 @@ class Intake:
         Raises:
             NoSpaceError: not even after making room.
         """
-        lacking, why = space.lacking(needed, self._room())
-        if lacking and keep and self.housekeeping.make_room(lacking, keep):
-            lacking, why = space.lacking(needed, self._room())
-        if lacking:
-            raise NoSpaceError(
-                f"there is no room for {what}: {why}; nothing was copied, what serves goes on",
-                hint=f"free {-(-lacking >> 20)} MiB below {self.blobs.incoming},"
-                " see: appliance store ls",
-            )
+        require_room(self.blobs, self.housekeeping, needed, what, keep)
 
     def sources(self, missing: Iterable[Descriptor]) -> dict[Digest, Source]:
         """Return where each missing blob comes from; see ``supply.sources``."""
@@ -126,19 +116,10 @@ class Intake:
             for blob in missing:
                 self._fetch(blob, sources[blob.digest], told)
             for pack in packs:
-                self._check_header(pack)
+                modelpack.check(pack, self.blobs.open_received, self.housekeeping.look)
         except (CorruptError, MalformedError):
             self.blobs.discard(blob.digest for blob in missing)
             raise
-
-    def _room(self) -> space.Room:
-        disk = self.housekeeping.disk() or Disk()
-        return space.Room(
-            free=free_bytes(self.blobs.incoming),
-            stored=self.blobs.stored_bytes(),
-            budget=None if disk.store is None else disk.store.size,
-            floor=None if disk.floor is None else disk.floor.size,
-        )
 
     def _fetch(self, blob: Descriptor, source: Source, told: Callable[[int], None]) -> None:
         try:
@@ -148,16 +129,33 @@ class Intake:
                 self.housekeeping.quarantine(base)
             raise
 
-    def _check_header(self, pack: Pack) -> None:
-        with self.blobs.open_received(pack.variant.weights) as file:
-            header = self.housekeeping.look(file)
-            size = os.fstat(file.fileno()).st_size  # what was here already was not copied
-        variant = pack.variant
-        stated = (variant.weights_bytes, variant.context_max, variant.kv_bytes_per_token)
-        if stated != (size, header.context_length, header.kv_bytes_per_token):
-            raise MalformedError(
-                f"the manifest of {variant.reference} describes another weight file"
-            )
+
+def require_room(
+    blobs: BlobStore,
+    housekeeping: Housekeeping,
+    needed: int,
+    what: str,
+    keep: Collection[Digest] = (),
+) -> None:
+    """Say so before anything is written when a store has no room; see ``Intake.require_space``."""
+
+    def room() -> space.Room:
+        disk = housekeeping.disk() or Disk()
+        return space.Room(
+            free=free_bytes(blobs.incoming),
+            stored=blobs.stored_bytes(),
+            budget=None if disk.store is None else disk.store.size,
+            floor=None if disk.floor is None else disk.floor.size,
+        )
+
+    lacking, why = space.lacking(needed, room())
+    if lacking and keep and housekeeping.make_room(lacking, keep):
+        lacking, why = space.lacking(needed, room())
+    if lacking:
+        raise NoSpaceError(
+            f"there is no room for {what}: {why}; nothing was copied, what serves goes on",
+            hint=f"free {-(-lacking >> 20)} MiB below {blobs.incoming}, see: appliance store ls",
+        )
 
 
 def incoming_lock(state: Path) -> Path:

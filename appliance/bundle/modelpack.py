@@ -1,41 +1,41 @@
 """ModelPack manifests: a model as an OCI artifact with raw layers.
 
-Follows the CNCF ModelPack model-spec v1: https://github.com/modelpack/model-spec. Weights are one
+Follows the CNCF ModelPack model-spec v1: https://github.com/modelpack/model-spec. Each file is one
 raw layer, so the layer's digest is the file's digest and nothing is unpacked. What the spec has no
-field for (GGUF sizing facts) is an annotation under our own name.
+field for (sizing facts, sampling) is an annotation under our own name.
 """
 
-import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
+from appliance.bundle import content, oci
+from appliance.bundle.content import Facts, Look
+from appliance.bundle.oci import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Descriptor
 from appliance.core import wire
-from appliance.core.documents import BundleModel
-from appliance.core.gguf import GgufHeader
-from appliance.core.ids import Digest, digest
-from appliance.core.model import Variant
+from appliance.core.definitions import BundleModel
+from appliance.core.ids import LOCAL, Digest
+from appliance.core.model import FileKind, ModelFile, Variant
 from appliance.errors import MalformedError
 
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+__all__ = [
+    "ARTIFACT_TYPE", "CONFIG_TYPE", "FILEPATH", "LAYER_TYPES", "MANIFEST_TYPE",
+    "MAX_MANIFEST_BYTES", "OURS", "WEIGHT_TYPE", "Descriptor", "Pack", "build", "check", "read",
+]  # fmt: skip
+
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
 WEIGHT_TYPE = "application/vnd.cncf.model.weight.v1.raw"
+LAYER_TYPES = {
+    FileKind.WEIGHT: WEIGHT_TYPE,
+    FileKind.CONFIG: "application/vnd.cncf.model.weight.config.v1.raw",
+    FileKind.DOC: "application/vnd.cncf.model.doc.v1.raw",
+}
 FILEPATH = "org.cncf.model.filepath"
 OURS = "dev.edge-appliance.model"
-MAX_MANIFEST_BYTES = 4 << 20
 
-_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
-"""A file's or a folder's name: nothing hidden, nothing that leads elsewhere, no name too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """One blob that a manifest covers."""
-
-    digest: Digest
-    size: int
-    media_type: str
+_KINDS = {media_type: kind for kind, media_type in LAYER_TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,127 +47,162 @@ class Pack:
 
 
 def build(
-    model: BundleModel, variant: str, file: str, weights: Descriptor, header: GgufHeader
+    model: BundleModel, variant: str, files: Sequence[ModelFile], facts: Facts
 ) -> tuple[bytes, bytes]:
-    """Return the manifest and the config of one variant, as canonical JSON."""
+    """Return the manifest and the config of one variant, as canonical JSON.
+
+    Layers are in the order of their kind and path, and nothing in it is of the time or machine it
+    was made on: the same files give the same digest everywhere.
+    """
+    order = list(FileKind)
+    sorted_files = sorted(files, key=lambda file: (order.index(file.kind), file.path))
     config = wire.dumps(
         {
-            "descriptor": {
-                "name": model.name,
-                "version": model.version,
-                "vendor": model.publisher,
-                "licenses": [model.licence],
-            },
+            "descriptor": _described(model),
             "config": {
                 "architecture": "transformer",
-                "format": "gguf",
+                "format": facts.format,
                 "quantization": variant,
                 "capabilities": {
                     "inputTypes": ["text"],
                     "outputTypes": ["embedding" if "embeddings" in model.capabilities else "text"],
                 },
             },
-            "modelfs": {"type": "layers", "diffIds": [weights.digest]},
+            "modelfs": {"type": "layers", "diffIds": [file.digest for file in sorted_files]},
         }
     )
-    facts = {
+    layers = [
+        Descriptor(file.digest, file.size, LAYER_TYPES[file.kind]).to_wire(
+            annotations={FILEPATH: file.path}
+        )
+        for file in sorted_files
+    ]
+    described = Descriptor.of(config, CONFIG_TYPE)
+    return oci.manifest(ARTIFACT_TYPE, described, layers, _noted(model, facts)), config
+
+
+def _described(model: BundleModel) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": model.name,
+        "version": model.version,
+        "vendor": model.publisher,
+        "licenses": [model.licence],
+    }
+    if model.provenance is not None:
+        known = model.provenance
+        more = {
+            "authors": list(known.authors) or None,
+            "family": known.family,
+            "sourceURL": known.source,
+            "revision": known.commit,
+        }
+        found |= {name: value for name, value in more.items() if value is not None}
+    return found
+
+
+def _noted(model: BundleModel, facts: Facts) -> dict[str, str]:
+    known = model.provenance
+    more = {
         f"{OURS}.capabilities": ",".join(model.capabilities),
-        f"{OURS}.context": header.context_length,
-        f"{OURS}.kv-bytes-per-token": header.kv_bytes_per_token,
+        f"{OURS}.context": facts.context_max,
+        f"{OURS}.kv-bytes-per-token": facts.kv_bytes_per_token,
+        f"{OURS}.converted-by": known and known.converted_by,
+        f"{OURS}.converted-from": known and known.converted_from,
     }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "artifactType": ARTIFACT_TYPE,
-        "config": {
-            "mediaType": CONFIG_TYPE,
-            "digest": "sha256:" + hashlib.sha256(config).hexdigest(),
-            "size": len(config),
-        },
-        "layers": [
-            {
-                "mediaType": WEIGHT_TYPE,
-                "digest": weights.digest,
-                "size": weights.size,
-                "annotations": {FILEPATH: file},
-            }
-        ],
-        "annotations": {
-            "org.opencontainers.image.title": model.name,
-            "org.opencontainers.image.version": model.version,
-            "org.opencontainers.image.vendor": model.publisher,
-            "org.opencontainers.image.licenses": model.licence,
-            **{name: str(value) for name, value in facts.items() if value is not None},
-        },
+    if model.parameters is not None:
+        given = model.parameters.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        more[f"{OURS}.parameters"] = wire.dumps(given).decode()
+    return {
+        oci.TITLE: model.name,
+        oci.VERSION: model.version,
+        oci.VENDOR: model.publisher,
+        oci.LICENCES: model.licence,
+        **{name: str(value) for name, value in more.items() if value is not None},
     }
-    return wire.dumps(manifest), config
 
 
 def read(path: str, manifest_digest: Digest, data: bytes) -> Pack:
     """Step 10: read a manifest whose bytes were already found to have the signed digest.
 
     Args:
-        path: The signed path, ``models/PUBLISHER/NAME/VERSION/VARIANT``. It names the model; what
-            the manifest says of itself is for people.
+        path: The signed path, ``models/PUBLISHER/NAME/VERSION/VARIANT``, or what a site signed
+            itself, ``local/NAME/VERSION/VARIANT``. It names the model; what the manifest says of
+            itself is for people.
         manifest_digest: The signed digest.
         data: The manifest.
 
     Raises:
         MalformedError: not a ModelPack manifest that this release takes.
     """
-    parts = path.split("/")
-    if len(parts) != 5 or parts[0] != "models" or not all(_FILE.fullmatch(p) for p in parts):
-        raise MalformedError(f"{path} is not models/PUBLISHER/NAME/VERSION/VARIANT")
-    manifest = wire.loads(data, what=f"the manifest of {path}")
-    if "manifests" in manifest or manifest.get("mediaType") != MANIFEST_TYPE:
-        raise MalformedError(f"{path} is not an OCI image manifest")
+    publisher, model, version, name = _names(path)
+    manifest = oci.read_manifest(path, data)
     if manifest.get("artifactType") != ARTIFACT_TYPE:
         raise MalformedError(f"{path} is not a ModelPack artifact")
-    layers = manifest.get("layers")
-    if not isinstance(layers, list) or len(layers) != 1:
-        raise MalformedError(f"{path} does not have exactly one layer of weights")
-    config = _descriptor(manifest.get("config"), CONFIG_TYPE, path)
-    weights = _descriptor(layers[0], WEIGHT_TYPE, path)
-    file = _annotations(layers[0]).get(FILEPATH)
-    if not isinstance(file, str) or not _FILE.fullmatch(file):
-        raise MalformedError(f"{path}: {file!r} is not a plain file name")
-    notes = _annotations(manifest)
+    config = oci.descriptor(manifest.get("config"), path, CONFIG_TYPE, cap=MAX_MANIFEST_BYTES)
+    files = [_file(layer, path) for layer in manifest["layers"]]
+    content.check_together(files)
+    first, notes = content.primary(files), oci.annotations(manifest)
     variant = Variant(
-        model=parts[2],
-        version=parts[3],
-        name=parts[4],
-        publisher=parts[1],
-        licence=str(notes.get("org.opencontainers.image.licenses", "not stated")),
+        model=model,
+        version=version,
+        name=name,
+        publisher=publisher,
+        licence=str(notes.get(oci.LICENCES, "not stated")),
         manifest=manifest_digest,
-        weights=weights.digest,
-        weights_bytes=weights.size,
-        file=file,
-        format="gguf",
+        weights=first.digest,
+        weights_bytes=sum(file.size for file in files if file.kind is FileKind.WEIGHT),
+        file=first.path,
+        format=first.path.rpartition(".")[2].lower(),
         capabilities=tuple(str(notes.get(f"{OURS}.capabilities", "")).split(",")),
         context_max=_number(notes.get(f"{OURS}.context")),
         kv_bytes_per_token=_number(notes.get(f"{OURS}.kv-bytes-per-token")),
+        files=tuple(files),
     )
-    manifest_itself = Descriptor(manifest_digest, len(data), MANIFEST_TYPE)
-    return Pack(variant, (manifest_itself, config, weights))
+    itself = Descriptor(manifest_digest, len(data), MANIFEST_TYPE)
+    layers = (Descriptor(file.digest, file.size, LAYER_TYPES[file.kind]) for file in files)
+    return Pack(variant, tuple(dict.fromkeys((itself, config, *layers))))
 
 
-def _descriptor(found: object, media_type: str, path: str) -> Descriptor:
-    if not isinstance(found, dict) or found.get("mediaType") != media_type:
-        raise MalformedError(f"{path}: a blob is not of type {media_type}")
-    if "urls" in found or "data" in found:
-        raise MalformedError(f"{path}: a blob must be in the bundle, not at an address or inline")
-    size = found.get("size")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise MalformedError(f"{path}: a blob has no size")
+def check(pack: Pack, opened: Callable[[Digest], BinaryIO], look: Look = content.look) -> None:
+    """Step 13: look into the files, and hold the manifest to what they say.
+
+    Args:
+        pack: What the manifest says.
+        opened: Opens a blob that was received or is in the store.
+        look: What looks into each file.
+
+    Raises:
+        MalformedError: a file is not what its name says, or the manifest describes another.
+    """
+    variant = pack.variant
+    found = content.facts(variant.files, opened, look)
+    stated = (variant.context_max, variant.kv_bytes_per_token)
+    if stated != (found.context_max, found.kv_bytes_per_token):
+        raise MalformedError(f"the manifest of {variant.reference} describes another weight file")
+
+
+def _names(path: str) -> tuple[str, str, str, str]:
+    parts = path.split("/")
+    if parts[0] == LOCAL:
+        parts = ["models", *parts]
+    elif parts[1:2] == [LOCAL]:
+        raise MalformedError(f"{path} takes the name that is kept for a site's own models")
+    if len(parts) != 5 or parts[0] != "models" or not all(content.NAME.fullmatch(p) for p in parts):
+        raise MalformedError(f"{path} is not models/PUBLISHER/NAME/VERSION/VARIANT")
+    return parts[1], parts[2], parts[3], parts[4]
+
+
+def _file(layer: object, path: str) -> ModelFile:
+    blob = oci.descriptor(layer, path, *_KINDS)
+    kind = _KINDS[blob.media_type]
+    if blob.size > content.CAPS.get(kind, blob.size):
+        raise MalformedError(f"{path}: a {kind} file has {blob.size} bytes")
+    assert isinstance(layer, dict)
     try:
-        return Descriptor(digest(str(found.get("digest"))), size, media_type)
-    except ValueError as error:
-        raise MalformedError(f"{path}: {error}") from error
-
-
-def _annotations(found: dict[str, Any]) -> dict[str, Any]:
-    notes = found.get("annotations")
-    return notes if isinstance(notes, dict) else {}
+        name = content.check_name(oci.annotations(layer).get(FILEPATH), kind)
+    except MalformedError as error:
+        raise MalformedError(f"{path}: {error.what}", hint=error.hint) from error
+    return ModelFile(name, blob.digest, blob.size, kind)
 
 
 def _number(text: object) -> int | None:

@@ -98,6 +98,29 @@ class BlobStore:
                 part.unlink(missing_ok=True)
                 raise
 
+    def take(self, source: BinaryIO, length: int, progress: Progress = lambda _: None) -> Digest:
+        """Copy a file whose digest nobody knows yet into ``incoming/``, and return its digest.
+
+        It is hashed in the same pass and fsynced; then it lies there like one that was fetched.
+
+        Raises:
+            CorruptError: it is shorter than ``length``.
+            NoSpaceError, StateUnusableError: it could not be written; nothing is left behind.
+        """
+        part, hasher = self.incoming / "taken.part", hashlib.sha256()
+        with translated(f"writing {part}"):
+            try:
+                with part.open("wb", buffering=0) as file:
+                    count = copy_hashed(source, file.fileno(), length, hasher, progress)
+                _check_whole(length - count)
+                part.chmod(0o444)
+                digest = Digest("sha256:" + hasher.hexdigest())
+                part.rename(self._part(digest))
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        return digest
+
     def _fetch(
         self, part: Path, open_at: OpenAt, digest: Digest, length: int, progress: Progress
     ) -> bool:
@@ -171,3 +194,8 @@ class BlobStore:
 
     def _part(self, digest: Digest) -> Path:
         return self.incoming / f"{hex_of(digest)}.part"
+
+
+def _check_whole(lacking: int) -> None:
+    if lacking:
+        raise CorruptError(f"the file became {lacking} bytes shorter while it was copied")

@@ -32,6 +32,11 @@ def add(db: sqlite3.Connection, variant: Variant, at: str) -> bool:
     return True
 
 
+def remove(db: sqlite3.Connection, manifest: Digest) -> None:
+    """Take a variant out inside somebody's transaction; its blobs stay until they are collected."""
+    db.execute("DELETE FROM variants WHERE manifest = ?", (manifest,))
+
+
 _EVERYTHING = "SELECT manifest, body FROM variants ORDER BY model, version, name"
 _WHOLE = (
     "SELECT manifest, body FROM variants WHERE manifest NOT IN"

@@ -128,7 +128,9 @@ class Collector:
     def _lying_about(self, now: Circumstances) -> list[Leftover]:
         inventory, days = self._inventory, self._inventory.settings
         quarantine = inventory.state / "quarantine"
-        expected = {inventory.store.link(variant) for variant in inventory.variants()}
+        expected = {
+            link for variant in inventory.variants() for link in inventory.store.links_of(variant)
+        }
         return [
             *sweep.old(self._incoming, days.leftover_days, now.now, "nobody resumed this import"),
             *sweep.old(quarantine, days.quarantine_days, now.now, "it was damaged, long ago"),
@@ -150,9 +152,10 @@ class Collector:
     def _evict(self, eviction: Eviction, by: str, now: Circumstances) -> bool:
         inventory = self._inventory
         links = [
-            inventory.store.link(variant)
+            link
             for variant in inventory.variants()
             if variant.manifest == eviction.manifest
+            for link in inventory.store.links_of(variant)
         ]
         body = {
             "by": by, "variant": eviction.reference, "manifest": eviction.manifest,

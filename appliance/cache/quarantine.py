@@ -39,8 +39,9 @@ class Quarantine:
                 os.utime(blob, (now.timestamp(), now.timestamp()))
             move_durably(blob, self.folder / hex_of(digest))
         for variant in variants:
-            if variant.weights == digest:
-                self._store.unlink(self._store.link(variant))
+            for file, link in zip(variant.all_files, self._store.links_of(variant), strict=True):
+                if file.digest == digest:
+                    self._store.unlink(link)
 
 
 def relink(store: ModelStore, variant: Variant) -> bool:

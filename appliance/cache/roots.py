@@ -30,7 +30,7 @@ class Root:
         """The blobs that are known without its manifest, which may be lost: a size of 0 is none."""
         own = {self.manifest: 0}
         if self.variant is not None:
-            own[self.variant.weights] = self.variant.weights_bytes
+            own |= {file.digest: file.size for file in self.variant.all_files}
         return own
 
 

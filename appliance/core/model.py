@@ -2,18 +2,44 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from appliance.core import wire
-from appliance.core.ids import Digest
+from appliance.core.ids import LOCAL, Digest
+
+
+class FileKind(StrEnum):
+    """What a file of a model is for."""
+
+    WEIGHT = "weight"
+    CONFIG = "config"
+    DOC = "doc"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file of a model, by its path in the folder that an engine opens."""
+
+    path: str
+    digest: Digest
+    size: int
+    kind: FileKind
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> "ModelFile":
+        """Return what was written as plain JSON data."""
+        return cls(data["path"], data["digest"], data["size"], FileKind(data["kind"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One quantization of one version of a model: a row of the catalogue.
 
-    ``context_max`` and ``kv_bytes_per_token`` come from the weight file's header; ``None`` means
-    that the header does not say.
+    ``weights`` and ``file`` are those that an engine is told to open; ``weights_bytes`` counts all
+    files of weights. ``files`` are all files, ``()`` in rows that an earlier release wrote.
+    ``context_max`` and ``kv_bytes_per_token`` come from the headers; ``None`` means that these do
+    not say.
     """
 
     model: str
@@ -29,6 +55,7 @@ class Variant:
     capabilities: tuple[str, ...]
     context_max: int | None = None
     kv_bytes_per_token: int | None = None
+    files: tuple[ModelFile, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -38,18 +65,27 @@ class Variant:
     @property
     def path(self) -> str:
         """The path under which it was signed; what a site signed itself has no publisher in it."""
-        whose = "local" if self.publisher == "local" else f"models/{self.publisher}"
+        whose = LOCAL if self.publisher == LOCAL else f"models/{self.publisher}"
         return f"{whose}/{self.model}/{self.version}/{self.name}"
+
+    @property
+    def all_files(self) -> tuple[ModelFile, ...]:
+        """All files; of a row that an earlier release wrote, the one that it knew."""
+        if self.files:
+            return self.files
+        return (ModelFile(self.file, self.weights, self.weights_bytes, FileKind.WEIGHT),)
 
     def to_wire(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return asdict(self)
+        return _without_no_files(asdict(self))
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> "Variant":
         """Return what ``to_wire`` wrote; fields of a later release are ignored."""
         known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
-        return cls(**{**known, "capabilities": tuple(known["capabilities"])})
+        known["capabilities"] = tuple(known["capabilities"])
+        known["files"] = tuple(ModelFile.from_wire(file) for file in known.get("files", ()))
+        return cls(**known)
 
 
 NOT_LISTED = "NotListed"
@@ -84,10 +120,17 @@ class Replica:
 
     def to_wire(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return asdict(self)
+        return {**asdict(self), "variant": self.variant.to_wire()}
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> "Replica":
         """Return what ``to_wire`` wrote."""
         known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
         return cls(**{**known, "variant": Variant.from_wire(data["variant"])})
+
+
+def _without_no_files(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what rows of an earlier release lack: their replicas keep their revision."""
+    if not data["files"]:
+        del data["files"]
+    return data

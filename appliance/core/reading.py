@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from appliance.core import yamldoc
-from appliance.core.documents import BundleDefinition, BundleLock, Document, ModelDeployment, Site
+from appliance.core.definitions import BundleDefinition, BundleLock
+from appliance.core.documents import Document, ModelDeployment, Site
 from appliance.errors import BadDocumentError
 
 KINDS: dict[str, type[Document]] = {

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from appliance.core.ids import Digest
+from appliance.core.ids import LOCAL, Digest
 from appliance.core.model import NOT_LISTED, REVOKED, Denial, Variant
 from appliance.errors import DowngradeError, RevokedError
 from appliance.trust.documents import Revoked
 from appliance.trust.metadata import SignedTarget
-from appliance.trust.scope import LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,8 @@ class Listed:
 
     def check_variant(self, variant: Variant) -> None:
         """Check that a variant of the catalogue may start; see ``check``."""
-        self.check(variant.path, variant.manifest, variant.weights)
+        files = (file.digest for file in variant.all_files)
+        self.check(variant.path, variant.manifest, *files)
 
     def denied(self, variants: Iterable[Variant]) -> dict[Digest, Denial]:
         """Return why variants may not start, by manifest; what may start is not in it."""
@@ -55,7 +55,8 @@ class Listed:
             try:
                 self.check_variant(variant)
             except RevokedError as error:
-                named = (variant.manifest, variant.weights)
+                files = (file.digest for file in variant.all_files)
+                named = (variant.manifest, *files)
                 entries = (self.revoked.digests.get(digest) for digest in named)
                 stop = any(entry is not None and entry.stop for entry in entries)
                 found[variant.manifest] = Denial(REVOKED, error.what, stop=stop)

@@ -9,16 +9,13 @@ from collections.abc import Mapping
 
 from tuf.api.metadata import Delegations, Key, Role, Root, Targets
 
-from appliance.core.ids import NAME_PATTERN
+from appliance.core.ids import LOCAL, NAME_PATTERN
 from appliance.errors import MalformedError, ScopeError
 from appliance.trust.keys import public_key
 from appliance.trust.workflow import MAX_DELEGATIONS
 
 TOP = Targets.type
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-LOCAL = "local"
-"""The publisher of what a site signed for itself; no organisation may take that name."""
-
 _WORD = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
 _KINDS = "k3s|deb|wheel|controller|profile|site"
 _FAMILIES = {

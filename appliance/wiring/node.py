@@ -1,5 +1,6 @@
 """The controller of one node."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from appliance.cache import catalog
 from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
 from appliance.core.model import Replica
-from appliance.errors import NoSpaceError, NotFoundError
+from appliance.errors import NoSpaceError, NotFoundError, RefusedError
 from appliance.hardware.probe import machine
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
@@ -42,10 +43,14 @@ from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import CacheSettings, EngineSettings, Settings
 from appliance.sync.mqtt import BrokerAddress
+from appliance.trust import local
+from appliance.trust.listed import Listed
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
 from appliance.wiring.daemon import Ending, run_until
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,19 @@ class NodeCore:
     reserve: Reserve
     care: CacheCare
     retaining: Retaining
+
+    def listed(self) -> Listed:
+        """Return what may run: what the organisation signed, and what the site did, apart from it.
+
+        A site's list that is damaged stops the site's own models, and nothing else.
+        """
+        found = self.trust.listed()
+        try:
+            own = local.listed(self.state, local.organisation_models(found.targets))
+        except RefusedError as error:
+            log.warning("what this site brought itself may not start: %s", error)
+            own = {}
+        return found.with_local(own)
 
 
 @contextmanager
@@ -148,7 +166,7 @@ async def _driver(
 
     def weights(replica: Replica) -> Path:
         """Step 15: at every launch, also after a crash, ask again whether it may start."""
-        core.trust.listed().check_variant(replica.variant)
+        core.listed().check_variant(replica.variant)
         return core.store.weights(replica.variant)
 
     launchers = {"llama_server": settings.llama_server}
@@ -168,7 +186,7 @@ async def _run_loops(
 ) -> None:
     clock, state = SystemClock(), core.state
     watch = MachineWatch(machine)
-    around = Surroundings(watch, core.trust.listed)
+    around = Surroundings(watch, core.listed)
     routes = state / places.ROUTES
     controller = Controller(
         core.ledger, driver, around, clock, routes=routes, slots=settings.engine.slots

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundle import build as builder
+from appliance.bundle import content
 from appliance.bundle.accept import Importer, ImportParts
 from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.intake import Housekeeping
 from appliance.bundle.receipts import ReceiptBook
 from appliance.cache.store import ModelStore
-from appliance.core.gguf import read_header
 from appliance.core.ids import NodeId
 from appliance.kit.clock import Clock, SystemClock
 from appliance.ledger.db import Ledger
@@ -99,7 +99,7 @@ class Node:
         trust, store = TrustStore(state / "tuf"), ModelStore(state)
         store.init()
         ledger = Ledger(state / "node.db")
-        quick = Housekeeping(look=read_header)  # what confines it has tests of its own
+        quick = Housekeeping(look=content.look)  # what confines it has tests of its own
         book = ReceiptBook(me.node, me.key, ledger, trust, clock, store.blobs.all)
         answers = AnswerTaker(me.node, me.key.public, ledger, trust, clock)
         parts = ImportParts(state, trust, store, ledger, clock, book, answers, quick)

@@ -6,7 +6,8 @@ from datetime import time
 import pytest
 
 from appliance.core import reading
-from appliance.core.documents import BundleDefinition, ModelDeployment, Site
+from appliance.core.definitions import BundleDefinition
+from appliance.core.documents import ModelDeployment, Site
 from appliance.errors import BadDocumentError
 
 GOOD = """\
@@ -134,7 +135,7 @@ def test_a_site_and_a_bundle_definition_are_read() -> None:
     assert site.spec.disk is not None
     assert site.spec.disk.store is not None
     assert site.spec.disk.store.size == 100 << 30
-    with pytest.raises(BadDocumentError, match="exactly one of pypi, file"):
+    with pytest.raises(BadDocumentError, match="exactly one of pypi, file, huggingface, oci"):
         reading.parse_one(
             "{apiVersion: edge-appliance.dev/v1alpha1, kind: BundleDefinition, metadata: {name: b},"
             " spec: {version: '1', models: [{name: m, version: '1', publisher: p, licence: MIT,"

@@ -7,7 +7,7 @@ from starlette.routing import Route
 
 from appliance.cache import catalog
 from appliance.kit.answers import application
-from appliance.node.api import deployments, gateway_keys, imports, receipts, store
+from appliance.node.api import deployments, gateway_keys, imports, models, receipts, store
 from appliance.node.api.answers import object_of, route
 from appliance.node.api.services import LocalServices
 
@@ -15,8 +15,8 @@ from appliance.node.api.services import LocalServices
 def local_api(services: LocalServices) -> Starlette:
     """Return the ASGI application over the services of one node."""
     groups = (
-        _node, deployments.routes, imports.routes, receipts.routes, gateway_keys.routes,
-        store.routes,
+        _node, deployments.routes, imports.routes, models.routes, receipts.routes,
+        gateway_keys.routes, store.routes,
     )  # fmt: skip
     return application([found for group in groups for found in group(services)])
 
@@ -25,7 +25,7 @@ def _node(services: LocalServices) -> list[Route]:
     async def status(_: Request) -> Response:
         return JSONResponse(services.status())
 
-    async def models(_: Request) -> Response:
+    async def catalogue(_: Request) -> Response:
         found = services.ledger.read(catalog.variants)
         return JSONResponse({"models": [v.to_wire() for v in found]})
 
@@ -36,6 +36,6 @@ def _node(services: LocalServices) -> list[Route]:
 
     return [
         route("GET", "/v1/status", status),
-        route("GET", "/v1/models", models),
+        route("GET", "/v1/models", catalogue),
         route("POST", "/v1/stop", stop),
     ]

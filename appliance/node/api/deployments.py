@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from appliance.core import reading
-from appliance.core.documents import BundleDefinition, BundleLock
+from appliance.core.definitions import BundleDefinition, BundleLock
 from appliance.errors import UsageError
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired

@@ -7,6 +7,7 @@ from typing import Any
 
 from appliance.bundle.accept import Importer
 from appliance.bundle.answers import AnswerTaker
+from appliance.bundle.model_add import LocalModels
 from appliance.bundle.receipts import ReceiptBook
 from appliance.cache.care import CacheCare
 from appliance.kit.clock import Clock, rfc3339
@@ -33,6 +34,11 @@ class LocalServices:
     fetching: Fetching
     work: set[asyncio.Task[Any]] = field(default_factory=set)
     """What goes on although whoever asked for it may have left."""
+
+    @property
+    def models(self) -> LocalModels:
+        """What the site brings itself; it waits in the same queue as imports."""
+        return LocalModels(self.importer.parts, self.importer.queue)
 
     def now(self) -> str:
         """Return the time for a record, UTC."""

@@ -106,10 +106,11 @@ def test_a_bundle_holds_what_the_design_says_and_no_more(built: Built) -> None:
     }  # fmt: skip
     blobs = [path.name for path in (built.folder / "blobs").iterdir()]
     assert blobs == ["sha256"]
-    assert len(list((built.folder / "blobs" / "sha256").iterdir())) == 2 * 3 + 1
+    assert len(list((built.folder / "blobs" / "sha256").iterdir())) == 2 * 3 + 1 + 4
     hint = json.loads((built.folder / "bundle.json").read_bytes())
     assert hint == {
         "name": "demo", "version": "1.0.0", "models": list(built.models), "bytes": built.size,
+        "others": ["boms/demo/1.0.0/mlbom"],
     }  # fmt: skip
 
 
@@ -176,10 +177,15 @@ def test_a_build_that_fails_leaves_no_folder(
 
 
 def test_what_is_no_model_is_not_built(
-    definition: Definition, repository: Repository, tmp_path: Path
+    definition: Definition, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "q8.gguf").write_bytes(b"not a model")
-    builder.lock(definition, tmp_path / "cache")
+    with pytest.raises(MalformedError) as caught:
+        builder.lock(definition, tmp_path / "cache")
+    assert caught.value.exit_code == 27
+    with monkeypatch.context() as patched:
+        patched.setattr("appliance.bundle.locking.check_files", lambda *_: None)
+        builder.lock(definition, tmp_path / "cache")  # as somebody may write a lock by hand
     error = refusal(definition, repository)
     assert (type(error), error.exit_code) == (MalformedError, 27)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import headers
-from appliance.bundle.headers import read_confined
+from appliance.bundle import content, headers
+from appliance.bundle.headers import look_confined
 from appliance.bundle.intake import Housekeeping
-from appliance.core.gguf import read_header
+from appliance.core.model import FileKind
 from appliance.errors import MalformedError
 from tests.conftest import ROOT
 from tests.helpers.gguf import small_llama
@@ -38,13 +38,15 @@ def weights(tmp_path: Path) -> Path:
 
 def test_it_says_what_a_direct_reading_says(weights: Path) -> None:
     with weights.open("rb") as file, weights.open("rb") as again:
-        assert read_confined(file) == read_header(again)
+        found = look_confined("model.gguf", FileKind.WEIGHT, file)
+        assert found == content.look("model.gguf", FileKind.WEIGHT, again)
+        assert found.context_max == 8192
 
 
 def test_what_is_wrong_with_a_file_is_said_as_ever(weights: Path) -> None:
     weights.write_bytes(b"GGUF" + bytes(2))
     with weights.open("rb") as file, pytest.raises(MalformedError, match="ends in the middle"):
-        read_confined(file)
+        look_confined("model.gguf", FileKind.WEIGHT, file)
 
 
 @pytest.mark.parametrize("what", ESCAPES)
@@ -72,7 +74,7 @@ def test_a_parser_that_dies_refuses_the_file(
 ) -> None:
     monkeypatch.setattr(headers, "_BEGIN", "import os; os.abort(); ")
     with weights.open("rb") as file, pytest.raises(MalformedError, match="ended its reader"):
-        read_confined(file)
+        look_confined("model.gguf", FileKind.WEIGHT, file)
 
 
 def test_a_parser_that_never_ends_refuses_the_file(
@@ -81,13 +83,13 @@ def test_a_parser_that_never_ends_refuses_the_file(
     monkeypatch.setattr(headers, "_BEGIN", "import time; time.sleep(60); ")
     monkeypatch.setattr(headers, "_MOST_S", 0.2)
     with weights.open("rb") as file, pytest.raises(MalformedError, match="for ever"):
-        read_confined(file)
+        look_confined("model.gguf", FileKind.WEIGHT, file)
 
 
 def test_an_import_reads_headers_so_unless_a_test_says_otherwise(
     box: Node, signer: Signer, tmp_path: Path
 ) -> None:
-    assert Housekeeping().look is read_confined
-    assert replace(Housekeeping(), look=read_header).look is read_header
-    keep_house(box, look=read_confined)
+    assert Housekeeping().look is look_confined
+    assert replace(Housekeeping(), look=content.look).look is content.look
+    keep_house(box, look=look_confined)
     assert imported(box, Draft().write(tmp_path / "b", signer))[0] == ("small:1.0.0-Q4_0",)

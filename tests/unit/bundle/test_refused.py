@@ -210,7 +210,20 @@ def file_name(name: object) -> Callable[[Draft], object]:
         layer(annotations={}),
         *(
             file_name(name)
-            for name in ("", ".", "..", "../x", "/etc/passwd", "a/b", ".x", "a b", "a\n", "a\0b")
+            for name in (
+                "",
+                ".",
+                "..",
+                "../x",
+                "/etc/passwd",
+                "a//b.gguf",
+                "a/../b.gguf",
+                "a/.b/c.gguf",
+                ".x",
+                "a b",
+                "a\n",
+                "a\0b",
+            )
         ),
         file_name("a" * 201),
         file_name(None),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from appliance.bundle.sources import Fetcher, describe
-from appliance.core.documents import LockedSource, PypiSource, Source
+from appliance.core.definitions import LockedSource, PypiSource, Source
 from appliance.core.ids import Digest
 from appliance.errors import (
     BadDocumentError,
