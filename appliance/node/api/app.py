@@ -7,7 +7,7 @@ from starlette.routing import Route
 
 from appliance.cache import catalog
 from appliance.kit.answers import application
-from appliance.node.api import deployments, gateway_keys, imports, receipts, store
+from appliance.node.api import deployments, gateway_keys, imports, receipts, software, store
 from appliance.node.api.answers import object_of, route
 from appliance.node.api.services import LocalServices
 
@@ -16,7 +16,7 @@ def local_api(services: LocalServices) -> Starlette:
     """Return the ASGI application over the services of one node."""
     groups = (
         _node, deployments.routes, imports.routes, receipts.routes, gateway_keys.routes,
-        store.routes,
+        store.routes, software.routes,
     )  # fmt: skip
     return application([found for group in groups for found in group(services)])
 

@@ -1,0 +1,117 @@
+"""Controllers as a bundle carries them: wheels of this project and of all that it needs.
+
+The wheels of others are made of what is installed here, so that nothing is fetched; they hold the
+same files under the same names.
+"""
+
+import hashlib
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+EXTRAS = ("engine", "hub")
+OURS = "edge-ai-appliance"
+
+
+def project_wheel(folder: Path, version: str, changes: Mapping[str, tuple[str, str]]) -> Path:
+    """Build this project's wheel with another version.
+
+    Args:
+        folder: Where to build; new for each.
+        version: What it calls itself.
+        changes: For a file below ``appliance/``, a text in it and what to put there instead.
+    """
+    source = folder / "source"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "appliance", source / "appliance", ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    own = {"__init__.py": (re.compile(r'__version__ = ".*"'), f'__version__ = "{version}"')}
+    for name, (old, new) in {**own, **changes}.items():
+        path = source / "appliance" / name
+        text = path.read_text()
+        changed = old.sub(new, text) if isinstance(old, re.Pattern) else text.replace(old, new, 1)
+        assert changed != text, f"nothing to change in {name}"
+        path.write_text(changed)
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=source, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(source)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def others(folder: Path) -> list[Path]:
+    """Make a wheel of each installed distribution that this project needs to run."""
+    return [_repacked(importlib.metadata.distribution(name), folder) for name in sorted(_needed())]
+
+
+def blobs(wheels: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
+    """Lay wheels down as blobs, named by their digests; return each one's name and blob."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for wheel in wheels:
+        blob = folder / hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if not blob.exists():
+            shutil.copy(wheel, blob)
+        found.append((wheel.name, blob))
+    return found
+
+
+def _needed() -> set[str]:
+    found: set[str] = set()
+    todo = _requirements(OURS, EXTRAS)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo |= _requirements(name, ())
+    return found
+
+
+def _requirements(name: str, extras: Iterable[str]) -> set[str]:
+    """Return what a distribution needs, as far as it is installed: the rest is for others."""
+    found = set()
+    for text in importlib.metadata.distribution(name).requires or ():
+        named = re.match(r"[A-Za-z0-9._-]+", text)
+        assert named is not None
+        extra = re.search(r"extra == ['\"]([^'\"]+)", text)
+        if (extra is None or extra[1] in extras) and _is_installed(named[0]):
+            found.add(re.sub(r"[-_.]+", "-", named[0]).lower())
+    return found
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _repacked(found: importlib.metadata.Distribution, folder: Path) -> Path:
+    tags = re.findall(r"^Tag: (\S+)$", found.read_text("WHEEL") or "", re.MULTILINE)
+    parts = [sorted({tag.split("-")[i] for tag in tags}) for i in range(3)]
+    name = re.sub(r"[-_.]+", "_", found.metadata["Name"])
+    wheel = folder / f"{name}-{found.version}-{'-'.join('.'.join(p) for p in parts)}.whl"
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_STORED) as archive:
+        record = ""
+        for file in found.files or ():
+            text = str(file)
+            if text.startswith("..") or text.endswith((".pyc", "RECORD", "INSTALLER", "REQUESTED")):
+                continue
+            archive.write(Path(str(file.locate())), text)
+            record += f"{text},,\n"
+        info = next(str(f).split("/")[0] for f in found.files or () if str(f).endswith("/METADATA"))
+        archive.writestr(f"{info}/RECORD", record + f"{info}/RECORD,,\n")
+    return wheel
