@@ -34,8 +34,10 @@ class Signals:
 class Child:
     """A process that is told to end when its parent dies, however that comes about."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it.
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str | None
+    ) -> None:
+        """Start it, in a folder; None: where we are.
 
         Raises:
             OSError: there is no such program.
@@ -52,6 +54,7 @@ class Child:
         self._process = subprocess.Popen(
             command,
             env=environment,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is for the parent, which ends it in order
             preexec_fn=tie,  # noqa: PLW1509 - this process has one thread

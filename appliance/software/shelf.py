@@ -69,13 +69,18 @@ class Shelf:
         """
         with locked(self.folder / "switch.lock", what="the switch", wait=True):
             switch = change(before := self.read())
+            if switch.current != before.current:
+                self._point(switch.current)  # before the truth: whoever sees that sees this too
             if switch != before:
                 write_durably(self._file, switch.dump())
             return switch
 
     def point(self) -> None:
-        """Have the link ``current`` follow what is in force."""
-        link, version = self.folder / "current", self.read().current
+        """Have the link ``current`` follow what is in force; a power cut may have parted them."""
+        self._point(self.read().current)
+
+    def _point(self, version: str | None) -> None:
+        link = self.folder / "current"
         with translated(f"replacing {link}"):
             if version is None:
                 link.unlink(missing_ok=True)

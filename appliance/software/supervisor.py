@@ -132,7 +132,6 @@ class Supervisor:
         self._delays, self._start_at = self._fresh_delays(), 0.0
         if not why:
             self._shelf.change(decide.succeed)
-            self._shelf.point()
             gone = self._shelf.sweep()
             log.info("%s runs; removed: %s", label(intent.version), ", ".join(gone) or "nothing")
             return
@@ -179,9 +178,11 @@ class Supervisor:
 
     def _started(self, version: str | None) -> Child | None:
         command = [*self._shelf.program(version), *self._arguments]
-        environment = os.environ if version is None else without_another_python(os.environ)
         try:
-            child = Child(command, environment)
+            if version is None:
+                child = Child(command, os.environ, None)
+            else:  # in a folder without a package of our name, which -m would load
+                child = Child(command, without_another_python(os.environ), "/")
         except OSError as error:
             delay = next(self._delays)
             self._start_at = monotonic() + delay

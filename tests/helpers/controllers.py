@@ -10,17 +10,23 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import appliance
+from appliance.core.ids import Digest
+from appliance.software.shelf import Shelf, Staged
 from tests.conftest import ROOT
 
 EXTRAS = ("engine", "hub")
+PACKAGE = ROOT / "appliance"
 OURS = "edge-ai-appliance"
+Changes = Mapping[str, tuple[str, str]]
 
 
-def project_wheel(folder: Path, version: str, changes: Mapping[str, tuple[str, str]]) -> Path:
+def project_wheel(folder: Path, version: str, changes: Changes) -> Path:
     """Build this project's wheel with another version.
 
     Args:
@@ -29,17 +35,9 @@ def project_wheel(folder: Path, version: str, changes: Mapping[str, tuple[str, s
         changes: For a file below ``appliance/``, a text in it and what to put there instead.
     """
     source = folder / "source"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "appliance", source / "appliance", ignore=ignore)
+    changed_package(source, version, changes)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    own = {"__init__.py": (re.compile(r'__version__ = ".*"'), f'__version__ = "{version}"')}
-    for name, (old, new) in {**own, **changes}.items():
-        path = source / "appliance" / name
-        text = path.read_text()
-        changed = old.sub(new, text) if isinstance(old, re.Pattern) else text.replace(old, new, 1)
-        assert changed != text, f"nothing to change in {name}"
-        path.write_text(changed)
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
         cwd=source, capture_output=True, text=True, check=False,
@@ -48,6 +46,33 @@ def project_wheel(folder: Path, version: str, changes: Mapping[str, tuple[str, s
     shutil.rmtree(source)
     (wheel,) = folder.glob("*.whl")
     return wheel
+
+
+def changed_package(folder: Path, version: str, changes: Changes) -> None:
+    """Copy this project's package into a folder, changed as for ``project_wheel``."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "appliance", folder / "appliance", ignore=ignore)
+    own = {"__init__.py": (f'"{appliance.__version__}"', f'"{version}"')}
+    for name, (old, new) in {**own, **changes}.items():
+        path = folder / "appliance" / name
+        text = path.read_text()
+        changed = text.replace(old, new, 1)
+        assert changed != text, f"nothing to change in {name}"
+        path.write_text(changed)
+
+
+def stage_beside(shelf: Shelf, whole: str, staged: Staged, changes: Changes) -> None:
+    """Stage a changed package in no time: its dependencies are those of a version that is whole."""
+    folder = shelf.place(staged.version)
+    venv.create(folder, with_pip=False, symlinks=True)
+    packages = next((folder / "lib").glob("python*")) / "site-packages"
+    changed_package(packages, staged.version, changes)
+    theirs = shelf.place(whole) / packages.relative_to(folder)
+    (packages / "others.pth").write_text(f"{theirs}\n")
+    script = folder / "bin" / "appliance"
+    script.write_text(f"#!{folder}/bin/python\nfrom appliance.cli.main import main\nmain()\n")
+    script.chmod(0o755)
+    shelf.mark(staged)
 
 
 def others(folder: Path) -> list[Path]:
@@ -65,6 +90,11 @@ def blobs(wheels: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
             shutil.copy(wheel, blob)
         found.append((wheel.name, blob))
     return found
+
+
+def digest_of(data: bytes) -> Digest:
+    """Return the digest that names some bytes."""
+    return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def _needed() -> set[str]:

@@ -27,7 +27,10 @@ from appliance.node import desired, keys
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.fetching import Fetching
+from appliance.node.software import Software
 from appliance.settings import NetworkSettings
+from appliance.software.shelf import Shelf
+from tests.fakes.controllers import FakeControllers
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.stores import care_of
@@ -45,6 +48,7 @@ class Box:
         self.changes = 0
         self.stopped: list[bool] = []
         self.reserve = Reserve(node.state / "reserve")
+        self.controllers = FakeControllers()
 
     async def changed(self) -> None:
         self.changes += 1
@@ -64,6 +68,7 @@ class Box:
             receipts=self.node.receipts,
             answers=self.node.answers,
             care=care_of(self.node),
+            software=Software(Shelf(self.node.state), self.controllers, StillClock()),
             reserve=self.reserve,
             clock=StillClock(),
             status=lambda: {"node": "box-1", "deployments": [{"name": "notes"}]},
