@@ -120,10 +120,10 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
-    upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
     hub: HubSettings = field(default_factory=HubSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
 
 
 def load(path: Path | None, env: Mapping[str, str] = os.environ) -> Settings:

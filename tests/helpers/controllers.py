@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import appliance
 from appliance.core.ids import Digest
@@ -22,7 +24,6 @@ from tests.conftest import ROOT
 
 EXTRAS = ("engine", "hub")
 PACKAGE = ROOT / "appliance"
-OURS = "edge-ai-appliance"
 Changes = Mapping[str, tuple[str, str]]
 
 
@@ -99,25 +100,26 @@ def digest_of(data: bytes) -> Digest:
 
 def _needed() -> set[str]:
     found: set[str] = set()
-    todo = _requirements(OURS, EXTRAS)
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    todo = _names([*ours["dependencies"], *(t for e in EXTRAS for t in _extra(ours, e))])
     while todo:
         name = todo.pop()
         if name not in found:
             found.add(name)
-            todo |= _requirements(name, ())
+            needs = importlib.metadata.distribution(name).requires or ()
+            todo |= _names(text for text in needs if "extra ==" not in text)
     return found
 
 
-def _requirements(name: str, extras: Iterable[str]) -> set[str]:
-    """Return what a distribution needs, as far as it is installed: the rest is for others."""
-    found = set()
-    for text in importlib.metadata.distribution(name).requires or ():
-        named = re.match(r"[A-Za-z0-9._-]+", text)
-        assert named is not None
-        extra = re.search(r"extra == ['\"]([^'\"]+)", text)
-        if (extra is None or extra[1] in extras) and _is_installed(named[0]):
-            found.add(re.sub(r"[-_.]+", "-", named[0]).lower())
-    return found
+def _extra(project: dict[str, Any], name: str) -> list[str]:
+    return list(project["optional-dependencies"][name])
+
+
+def _names(requirements: Iterable[str]) -> set[str]:
+    """Return the projects that are asked for, as far as they are installed here."""
+    found = (re.match(r"[A-Za-z0-9._-]+", text) for text in requirements)
+    names = {re.sub(r"[-_.]+", "-", name[0]).lower() for name in found if name}
+    return {name for name in names if _is_installed(name)}
 
 
 def _is_installed(name: str) -> bool:
