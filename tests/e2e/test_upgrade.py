@@ -34,6 +34,7 @@ from appliance.kit.http import HttpClient
 from appliance.kit.proc import ProcessId, identify
 from appliance.node import identity as node_identity
 from appliance.runtime.process import end_all
+from appliance.software import shelf as shelf_module
 from appliance.software.shelf import Shelf, Staged
 from appliance.software.switch import Intent, Switch, ask
 from appliance.trust.repository import NewTarget, Repository
@@ -307,6 +308,7 @@ def test_a_supervisor_that_dies_in_a_try_leaves_the_old_one(spared: Box) -> None
     box.wait("the try", lambda: (n := box.shelf.read().next) is not None and n.tried)
     box.wait("the old one's end", lambda: not _answers(box))
     os.kill(box.children.pid("node"), signal.SIGKILL)
+    box.wait("the tried one's end", lambda: not shelf_module._is_used(box.shelf.place(version)))
     box.wait("the old one", lambda: _answers(box) and box.status()["version"] == __version__)
     last = box.shelf.read().last
     assert last is not None

@@ -1,6 +1,8 @@
 """What a supervisor does beside the tries, which are in ``tests/e2e/test_upgrade.py``."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -47,3 +49,18 @@ def test_a_node_without_a_ledger_has_nothing_to_copy(tmp_path: Path) -> None:
 def test_a_staged_release_loads_no_other_files_than_its_own() -> None:
     found = without_another_python({"PYTHONPATH": "/x", "PYTHONHOME": "/y", "PATH": "/bin"})
     assert found == {"PATH": "/bin"}
+
+
+def test_a_child_that_does_not_listen_is_killed() -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(60)"
+    story = (  # in a process of its own: it blocks signals
+        "import sys, time\n"
+        "from appliance.software.child import Child, Signals\n"
+        "signals = Signals()\n"
+        "child = Child([sys.executable, '-uc', sys.argv[1]], {}, '/')\n"
+        "time.sleep(0.5)\n"
+        "child.end(0.2)\n"
+        "print(child.status, signals.wait(1))\n"
+    )
+    said = subprocess.check_output([sys.executable, "-c", story, deaf], text=True, timeout=30)
+    assert said.split() == ["deaf", "-9", "False"]
