@@ -6,7 +6,7 @@ revoked. The switch itself is made by the supervisor, which is not of the releas
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.software import switch as decide
 from appliance.software.shelf import VERSION, Shelf, Staged
-from appliance.software.staging import stage
+from appliance.software.staging import digest_of, stage
 from appliance.software.switch import Intent, Outcome, Switch, label
 
 PREFIX = "files/controller/"
@@ -34,11 +34,11 @@ class Controllers(Protocol):
     def listed(self) -> Mapping[str, Digest]:
         """Return the manifests that top-level targets list now below ``files/controller/``."""
 
-    def require(self, path: str, manifest: Digest) -> None:
-        """Step 15: refuse what is not listed under this path any more, or is revoked.
+    def require(self, path: str, manifest: Digest, *blobs: Digest) -> None:
+        """Step 15: refuse what is not listed under this path any more, or is revoked, in part too.
 
         Raises:
-            DowngradeError, RevokedError: as their names say.
+            DowngradeError, RevokedError, ScopeError: as their names say.
         """
 
     def files_of(self, path: str) -> list[tuple[str, Path]]:
@@ -71,13 +71,17 @@ class Software:
         """
         path, manifest = self._find(which)
         version = path.rsplit("/", 1)[1]
-        self.controllers.require(path, manifest)
-        found = Staged(version, path, manifest)
-        if self.shelf.staged(version) == found:
-            return found
+        there = self.shelf.staged(version)
+        if there is not None and (there.path, there.manifest) == (path, manifest):
+            self._require(there)
+            return there
         if version in self.shelf.read().kept:
             raise UsageError(f"{version} is in use here with other content: a version is made once")
-        stage(self.shelf, found, self.controllers.files_of(path), tell)
+        self.controllers.require(path, manifest)
+        files = self.controllers.files_of(path)
+        found = Staged(version, path, manifest, tuple(digest_of(blob) for _, blob in files))
+        self._require(found)
+        stage(self.shelf, found, files, tell)
         return found
 
     def ask(self, version: str | None, by: str, *, restarts: bool = False) -> Switch:
@@ -93,7 +97,7 @@ class Software:
         if is_locked(self.shelf.staging_lock):
             raise LockedError("a version is being staged", hint="wait for it to end")
         if version is not None:
-            self._require(version)
+            self._require(self._staged(version))
         intent = Intent(version, by, rfc3339(self.clock.utc()), restarts)
         return self.shelf.change(partial(decide.ask, intent=intent))
 
@@ -118,13 +122,13 @@ class Software:
             "last": None if found.last is None else outcome(found.last),
             "number": found.number,
             "supervised": is_locked(self.shelf.supervisor_lock),
-            "staged": [{**asdict(s), "refused": self._refused(s)} for s in self.shelf.versions()],
+            "staged": [{**_shown(s), "refused": self._refused(s)} for s in self.shelf.versions()],
             "listed": sorted(self.controllers.listed()),
         }
 
     def _refused(self, staged: Staged) -> str:
         try:
-            self.controllers.require(staged.path, Digest(staged.manifest))
+            self._require(staged)
         except ApplianceError as error:
             return error.what
         return ""
@@ -147,13 +151,16 @@ class Software:
             raise UsageError(f"{path} does not end with a version that begins with a digit")
         return path, manifest
 
-    def _require(self, version: str) -> None:
+    def _staged(self, version: str) -> Staged:
         staged = self.shelf.staged(version)
         if staged is None:
             raise NotFoundError(
                 f"{version!r} is not staged here", hint=f"appliance upgrade stage {version}"
             )
-        self.controllers.require(staged.path, Digest(staged.manifest))
+        return staged
+
+    def _require(self, staged: Staged) -> None:
+        self.controllers.require(staged.path, staged.manifest, *staged.blobs)
 
 
 class OutcomeLoop:
@@ -173,6 +180,10 @@ class OutcomeLoop:
             self._ledger.record(lambda db: _tell(db, last, at)).result()
             self._told = last.number
         return Again(_LOOK_S)
+
+
+def _shown(staged: Staged) -> dict[str, str]:
+    return {"version": staged.version, "path": staged.path, "manifest": staged.manifest}
 
 
 def outcome(found: Outcome) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.core import wire
+from appliance.core.ids import Digest
 from appliance.errors import NotFoundError, PeerUnreachableError
 from appliance.kit.files import (
     fsync_folder,
@@ -39,7 +40,8 @@ class Staged:
 
     version: str
     path: str
-    manifest: str
+    manifest: Digest
+    blobs: tuple[Digest, ...] = ()
 
 
 class Shelf:
@@ -101,8 +103,9 @@ class Shelf:
             return None
         try:
             found = wire.loads((self.place(version) / MARK).read_bytes(), what=MARK)
-            return Staged(version, str(found["path"]), str(found["manifest"]))
-        except (FileNotFoundError, KeyError):
+            blobs = tuple(Digest(str(blob)) for blob in found["blobs"])
+            return Staged(version, str(found["path"]), Digest(str(found["manifest"])), blobs)
+        except (FileNotFoundError, KeyError, TypeError):
             return None
 
     def mark(self, staged: Staged) -> None:

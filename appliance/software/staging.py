@@ -46,7 +46,7 @@ def stage(
         MalformedError: the wheels do not make a controller of this version on this machine.
     """
     found = list(files)
-    wheels = [Wheel(name, Digest(f"sha256:{blob.name}")) for name, blob in found]
+    wheels = [Wheel(name, digest_of(blob)) for name, blob in found]
     wanted = requirements(wheels, staged.version)
     size = sum(blob.stat().st_size for _, blob in found)
     shelf.init()
@@ -60,6 +60,11 @@ def stage(
             tell("writing it to the disk")
             os.sync()  # thousands of small files: one for all is faster than each its own
             shelf.mark(staged)
+
+
+def digest_of(blob: Path) -> Digest:
+    """Return the digest that a blob in the store is named by."""
+    return Digest(f"sha256:{blob.name}")
 
 
 @contextmanager

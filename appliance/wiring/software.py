@@ -1,6 +1,6 @@
 """The controllers that came to a node, read from its trusted metadata and its store."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,10 @@ from appliance.bundle.modelpack import MAX_MANIFEST_BYTES
 from appliance.cache.blobs import BlobStore
 from appliance.core import wire
 from appliance.core.ids import Digest, digest
-from appliance.errors import DowngradeError, MalformedError, NotFoundError, RevokedError
+from appliance.errors import MalformedError, NotFoundError, ScopeError
 from appliance.node.software import PREFIX
-from appliance.trust import metadata
+from appliance.trust import scope
+from appliance.trust.metadata import SignedTarget
 from appliance.trust.store import TrustStore
 
 TITLE = "org.opencontainers.image.title"
@@ -18,29 +19,19 @@ TITLE = "org.opencontainers.image.title"
 
 @dataclass(frozen=True, slots=True)
 class StoredControllers:
-    """See ``node.software.Controllers``. ``denied`` says why a digest is revoked, or None."""
+    """See ``node.software.Controllers``."""
 
     trust: TrustStore
     blobs: BlobStore
-    denied: Callable[[Digest], str | None] = lambda _: None
 
     def listed(self) -> Mapping[str, Digest]:
-        roles = self.trust.roles()
-        found = {} if roles is None else metadata.listed(roles)
-        return {
-            path: target.digest
-            for path, target in found.items()
-            if path.startswith(PREFIX) and path.count("/") == PREFIX.count("/") + 1
-        }
+        targets = self.trust.listed().targets
+        return {path: target.digest for path, target in targets.items() if _is_controller(target)}
 
-    def require(self, path: str, manifest: Digest) -> None:
-        if self.listed().get(path) != manifest:
-            raise DowngradeError(
-                f"{path} is no longer in the signed list as {manifest}",
-                hint="what runs goes on; see: appliance upgrade status",
-            )
-        if (why := self.denied(manifest)) is not None:
-            raise RevokedError(f"{path} was revoked: {why}")
+    def require(self, path: str, manifest: Digest, *blobs: Digest) -> None:
+        listed = self.trust.listed()
+        listed.check(path, manifest, *blobs)
+        scope.check_wanted(path, listed.targets[path].role, listed.targets[path].media_type)
 
     def files_of(self, path: str) -> list[tuple[str, Path]]:
         manifest = self.listed().get(path)
@@ -59,6 +50,14 @@ class StoredControllers:
                 hint="appliance bundle import the bundle again",
             )
         return [(name, self.blobs.path(blob)) for name, blob in found.items()]
+
+
+def _is_controller(target: SignedTarget) -> bool:
+    try:
+        scope.check_wanted(target.path, target.role, target.media_type)
+    except ScopeError:
+        return False
+    return target.path.startswith(PREFIX)
 
 
 def _layers(manifest: dict[str, object], path: str) -> dict[str, Digest]:

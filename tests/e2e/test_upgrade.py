@@ -38,6 +38,7 @@ from appliance.software import shelf as shelf_module
 from appliance.software.shelf import Shelf, Staged
 from appliance.software.switch import Intent, Switch, ask
 from appliance.trust.repository import NewTarget, Repository
+from appliance.trust.scope import MANIFEST_TYPE
 from appliance.wiring import places
 from tests.conftest import DEMO_BUNDLE
 from tests.helpers import controllers
@@ -127,7 +128,7 @@ class Box:
             data = wire.dumps(_manifest(files))
             self.manifests[version] = self._blob(data)
             path = _path(version)
-            targets.append(NewTarget(path, self.manifests[version], len(data), "any"))
+            targets.append(NewTarget(path, self.manifests[version], len(data), MANIFEST_TYPE))
             for _, blob in files:
                 shutil.copy(blob, self.state / "store" / "blobs" / "sha256" / blob.name)
         repository = Repository(self.keys)
@@ -292,7 +293,7 @@ def test_one_that_is_fit_stays_and_the_way_back_is_open(spared: Box) -> None:
 
 
 def test_what_is_no_longer_listed_is_not_switched_to(box: Box) -> None:
-    staged = Staged("7.9.0", _path("7.9.0"), "sha256:" + "0" * 64)
+    staged = Staged("7.9.0", _path("7.9.0"), Digest("sha256:" + "0" * 64))
     controllers.stage_beside(box.shelf, GOOD, staged, {})
     done = box.command("switch", "7.9.0")
     assert done.returncode == 22
@@ -302,7 +303,7 @@ def test_what_is_no_longer_listed_is_not_switched_to(box: Box) -> None:
 
 def test_a_supervisor_that_dies_in_a_try_leaves_the_old_one(spared: Box) -> None:
     box, version = spared, "7.2.1"
-    staged = Staged(version, _path(version), "sha256:" + "1" * 64)
+    staged = Staged(version, _path(version), Digest("sha256:" + "1" * 64))
     controllers.stage_beside(box.shelf, GOOD, staged, MOODS["7.2.0"])
     box.shelf.change(lambda found: _asked(found, version))
     box.wait("the try", lambda: (n := box.shelf.read().next) is not None and n.tried)

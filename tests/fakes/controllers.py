@@ -18,10 +18,10 @@ class FakeControllers:
     def listed(self) -> Mapping[str, Digest]:
         return self.lists
 
-    def require(self, path: str, manifest: Digest) -> None:
+    def require(self, path: str, manifest: Digest, *blobs: Digest) -> None:
         if self.lists.get(path) != manifest:
             raise DowngradeError(f"{path} is no longer listed")
-        if manifest in self.revoked:
+        if self.revoked & {manifest, *blobs}:
             raise RevokedError(f"{path} was revoked")
 
     def files_of(self, path: str) -> list[tuple[str, Path]]:

@@ -21,6 +21,7 @@ from appliance.ledger.streams import Stream
 from appliance.node.software import OutcomeLoop, Software
 from appliance.software import switch as decide
 from appliance.software.shelf import Shelf, Staged
+from appliance.software.staging import digest_of
 from appliance.software.switch import Intent
 from tests.fakes.controllers import FakeControllers
 from tests.helpers.waiting import StillClock
@@ -45,7 +46,7 @@ def software(tmp_path: Path, controllers: FakeControllers) -> Iterator[Software]
         yield Software(shelf, controllers, StillClock())
 
 
-def put(software: Software, version: str, manifest: str = MANIFEST) -> None:
+def put(software: Software, version: str, manifest: Digest = MANIFEST) -> None:
     software.shelf.place(version).mkdir()
     software.shelf.mark(Staged(version, f"files/controller/x/{version}", manifest))
 
@@ -54,9 +55,18 @@ def test_a_version_that_came_is_staged_once_and_asked_for(
     software: Software, controllers: FakeControllers, tmp_path: Path
 ) -> None:
     controllers.files[PATH] = [small_wheel(tmp_path)]
-    assert software.stage("1.2.0") == Staged("1.2.0", PATH, MANIFEST)
+    wheel = digest_of(controllers.files[PATH][0][1])
+    controllers.revoked.add(wheel)
+    with pytest.raises(RevokedError):
+        software.stage("1.2.0")
+    controllers.revoked.clear()
+    assert software.stage("1.2.0") == Staged("1.2.0", PATH, MANIFEST, (wheel,))
     controllers.files.clear()
-    assert software.stage(PATH) == Staged("1.2.0", PATH, MANIFEST)
+    assert software.stage(PATH) == Staged("1.2.0", PATH, MANIFEST, (wheel,))
+    controllers.revoked.add(wheel)
+    with pytest.raises(RevokedError):
+        software.ask("1.2.0", "me")
+    controllers.revoked.clear()
     software.ask("1.2.0", "me")
     assert software.status()["next"] == "1.2.0"
     with pytest.raises(LockedError):
@@ -95,7 +105,7 @@ def test_names_that_mean_nothing_or_two_things_are_refused(
 
 
 def test_a_version_in_use_is_never_made_anew_with_other_content(software: Software) -> None:
-    put(software, "1.2.0", "sha256:" + "2" * 64)
+    put(software, "1.2.0", Digest("sha256:" + "2" * 64))
     software.shelf.change(lambda s: decide.succeed(decide.ask(s, Intent("1.2.0", "", ""))))
     with pytest.raises(UsageError, match="other content"):
         software.stage("1.2.0")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.ids import Digest
 from appliance.errors import NotFoundError, PeerUnreachableError
 from appliance.kit.files import locked
 from appliance.software import switch as decide
@@ -21,7 +22,7 @@ def shelf(tmp_path: Path) -> Shelf:
 def put(shelf: Shelf, *versions: str) -> None:
     for version in versions:
         shelf.place(version).mkdir()
-        shelf.mark(Staged(version, f"files/controller/x/{version}", "sha256:0"))
+        shelf.mark(Staged(version, f"files/controller/x/{version}", Digest("sha256:0")))
 
 
 def run(shelf: Shelf, version: str) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.ids import Digest
 from appliance.errors import ApplianceError, MalformedError, NoSpaceError
 from appliance.kit.files import locked
 from appliance.software.shelf import Shelf, Staged
 from appliance.software.staging import stage
 
-WANTED = Staged("1.2.0", "files/controller/x/1.2.0", "sha256:0")
+WANTED = Staged("1.2.0", "files/controller/x/1.2.0", Digest("sha256:0"))
 
 
 def small_wheel(folder: Path, *, needs: str = "", says: str = "1.2.0") -> tuple[str, Path]:

@@ -1,6 +1,6 @@
 """Controllers as they lie in a node's store, listed by its trusted metadata."""
 
-import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +8,17 @@ import pytest
 from appliance.cache.blobs import BlobStore
 from appliance.core import wire
 from appliance.core.ids import Digest
-from appliance.errors import DowngradeError, MalformedError, NotFoundError, RevokedError
-from appliance.trust.metadata import RoleSet
-from appliance.trust.repository import NewTarget, Repository
+from appliance.errors import (
+    DowngradeError,
+    MalformedError,
+    NotFoundError,
+    RevokedError,
+    ScopeError,
+)
+from appliance.trust.documents import Revocation, Revoked
+from appliance.trust.listed import Listed
+from appliance.trust.metadata import SignedTarget
+from appliance.trust.scope import MANIFEST_TYPE, TOP
 from appliance.trust.store import TrustStore
 from appliance.wiring.software import TITLE, StoredControllers
 
@@ -18,25 +26,25 @@ PATH = "files/controller/appliance/1.2.0"
 
 
 class Stored(TrustStore):
-    """A trust store whose metadata in force is what was just signed."""
+    """A trust store in whose set in force these are listed."""
 
-    def __init__(self, folder: Path, *targets: NewTarget) -> None:
+    def __init__(self, folder: Path, *targets: SignedTarget) -> None:
         super().__init__(folder / "tuf")
-        now = datetime.datetime.now(datetime.UTC)
-        files = Repository.init_solo(folder / "keys", "acme", now).publish(list(targets), now).files
-        names = ("timestamp.json", "1.snapshot.json", "1.targets.json")
-        self._roles = RoleSet(*(files[name] for name in names))
+        self.set = Listed({target.path: target for target in targets})
 
-    def roles(self) -> RoleSet:
-        return self._roles
+    def listed(self) -> Listed:
+        return self.set
 
 
-def controllers(tmp_path: Path, *layers: object, path: str = PATH) -> StoredControllers:
+def controllers(
+    tmp_path: Path, *layers: object, path: str = PATH, role: str = TOP
+) -> StoredControllers:
     """Return controllers of which one, with these layers, came."""
     blobs = BlobStore(tmp_path / "store")
     blobs.init()
     manifest = blobs.add(wire.dumps({"layers": list(layers)}))
-    return StoredControllers(Stored(tmp_path, NewTarget(path, manifest, 9, "any")), blobs)
+    target = SignedTarget(path, manifest, 9, MANIFEST_TYPE, role)
+    return StoredControllers(Stored(tmp_path, target), blobs)
 
 
 def layer(name: str, blob: Digest) -> dict[str, object]:
@@ -53,23 +61,37 @@ def test_what_is_listed_and_here_is_found_with_its_files(tmp_path: Path) -> None
     assert found.files_of(PATH) == [("a.whl", blob.path(wheel))]
 
 
-def test_other_artefacts_are_not_controllers(tmp_path: Path) -> None:
-    found = controllers(tmp_path, path="files/wheel/appliance/1.2.0")
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [("files/wheel/appliance/1.2.0", TOP), (PATH, "publisher-acme"), (f"{PATH}/x", TOP)],
+)
+def test_others_are_not_controllers(tmp_path: Path, path: str, role: str) -> None:
+    found = controllers(tmp_path, path=path, role=role)
     assert found.listed() == {}
     with pytest.raises(NotFoundError, match="did not come"):
-        found.files_of("files/wheel/appliance/1.2.0")
+        found.files_of(path)
 
 
-def test_another_digest_or_a_revoked_one_must_not_run(tmp_path: Path) -> None:
+def test_what_a_publisher_signed_must_not_run(tmp_path: Path) -> None:
+    found = controllers(tmp_path, role="publisher-acme")
+    with pytest.raises(ScopeError):
+        found.require(PATH, found.trust.listed().targets[PATH].digest)
+
+
+def test_another_digest_or_one_that_is_revoked_in_part_must_not_run(tmp_path: Path) -> None:
     found = controllers(tmp_path)
-    manifest = found.listed()[PATH]
+    manifest, wheel = found.listed()[PATH], Digest("sha256:" + "0" * 64)
+    found.require(PATH, manifest, wheel)
     with pytest.raises(DowngradeError):
-        found.require(PATH, Digest("sha256:" + "0" * 64))
+        found.require(PATH, wheel)
     with pytest.raises(DowngradeError):
         found.require(f"{PATH}1", manifest)
-    revoked = StoredControllers(found.trust, found.blobs, {manifest: "a hole"}.get)
-    with pytest.raises(RevokedError, match="a hole"):
-        revoked.require(PATH, manifest)
+    assert isinstance(found.trust, Stored)
+    for denied in (manifest, wheel):
+        entry = Revocation(denied, "a hole", stop=False)
+        found.trust.set = replace(found.trust.set, revoked=Revoked(digests={denied: entry}))
+        with pytest.raises(RevokedError, match="a hole"):
+            found.require(PATH, manifest, wheel)
 
 
 def test_one_that_is_not_whole_is_not_here(tmp_path: Path) -> None:
