@@ -82,6 +82,16 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeSettings:
+    gate_s: float = 120.0
+    """How long a new controller may take to be fit; after that the old one is started again."""
+    hold_s: float = 5.0
+    """How long it must stay fit before it may stay."""
+    stop_s: float = 30.0
+    """How long a controller that is stopped may take; then it is killed. Engines go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubSettings:
     host: str = "127.0.0.1"
     port: int = 8090
@@ -113,6 +123,7 @@ class Settings:
     hub: HubSettings = field(default_factory=HubSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
 
 
 def load(path: Path | None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -189,5 +200,6 @@ _MAY_BE_ZERO = {
     "gateway.hold_s",
     "hub.port",
     "engine.drain_s",
+    "upgrade.hold_s",
 }
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}

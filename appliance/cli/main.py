@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "time": ("receipts", "Say what time it is here, whether that is proven, and what to do."),
     "store": ("store", "Show and look after the store: sizes, pins, damage, room."),
     "keys": ("keys", "Make and change the organisation's keys; sign; say who may do what."),
+    "upgrade": ("upgrade", "Run another controller, and return to the old one if it fails."),
     "hub": ("hub", "Make and run a fleet hub; ask its nodes for deployments."),
     "demo": ("demo", "Show all of it on this machine: hub, broker, node, model, a cut link."),
 }

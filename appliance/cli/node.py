@@ -1,4 +1,4 @@
-"""node init, run, stop: the controller of this node."""
+"""node init, run, supervise, stop: the controller of this node."""
 
 import asyncio
 from pathlib import Path
@@ -27,6 +27,7 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("init", help="Make a node: its key, and the root it judges bundles by.")(init)
     group.command("run", help="Run the controller until it is told to end; engines go on.")(run)
+    group.command("supervise", help="Keep the controller up, and let it be replaced.")(supervise)
     group.command("stop", help="End the controller; with --engines, all it runs too.")(stop)
     app.add_typer(group, name=name, help=help_text)
 
@@ -53,6 +54,14 @@ def run(state_dir: StateDir = DEFAULT_STATE, settings: SettingsFile = None) -> N
     found = settings_module.load(settings_path(settings, state_dir))
     logs.configure()
     asyncio.run(run_node(state_dir, found))
+
+
+def supervise(state_dir: StateDir = DEFAULT_STATE, settings: SettingsFile = None) -> None:
+    from appliance.wiring.supervise import supervise as keep_up  # noqa: PLC0415
+
+    found = settings_module.load(settings_path(settings, state_dir))
+    logs.configure()
+    keep_up(state_dir, settings, found.upgrade)
 
 
 def stop(

@@ -8,6 +8,7 @@ from appliance.core.signedtime import SignedTime
 from appliance.kit.clock import parse_rfc3339, rfc3339
 
 _KEY_MADE = "gateway-key-made"
+_TOLD_SWITCH = "told-switch"
 
 
 def floor(db: sqlite3.Connection) -> datetime.datetime | None:
@@ -102,6 +103,16 @@ def next_report(db: sqlite3.Connection) -> int:
 def _get(db: sqlite3.Connection, key: str) -> str | None:
     row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def told_switch(db: sqlite3.Connection) -> int:
+    """Return the number of the last switch of controllers that the hub was told of; 0 for none."""
+    return int(_get(db, _TOLD_SWITCH) or 0)
+
+
+def set_told_switch(db: sqlite3.Connection, number: int) -> None:
+    """Remember inside somebody's transaction which switch the hub was told of."""
+    _set(db, _TOLD_SWITCH, str(number))
 
 
 def _set(db: sqlite3.Connection, key: str, value: str) -> None:

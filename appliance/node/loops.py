@@ -25,11 +25,19 @@ class Passes:
         self._reconcile = reconcile
         self._wake = wake
         self._one = asyncio.Lock()
+        self.count = 0
+        """How many came to an end; one that reported that an action failed is one of them."""
 
     async def __call__(self) -> Again | None:
         """Make a pass; what it raises makes the loop repeat it."""
         async with self._one:
-            return await self._reconcile()
+            try:
+                again = await self._reconcile()
+            except ApplianceError:
+                self.count += 1
+                raise
+            self.count += 1
+            return again
 
     async def now(self) -> None:
         """Make a pass before returning, so that whoever asked sees its result."""

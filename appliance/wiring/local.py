@@ -108,6 +108,7 @@ def _services(core: NodeCore) -> LocalServices:
         receipts=core.receipts,
         answers=core.answers,
         care=core.care,
+        software=core.software,
         reserve=core.reserve,
         clock=SystemClock(),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},

@@ -37,11 +37,13 @@ from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
+from appliance.node.software import OutcomeLoop, Software
 from appliance.node.uplink import Uplink
 from appliance.runtime import logfile, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import CacheSettings, EngineSettings, Settings
+from appliance.software.shelf import Shelf
 from appliance.sync.mqtt import BrokerAddress
 from appliance.trust import local
 from appliance.trust.listed import Listed
@@ -49,6 +51,7 @@ from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
 from appliance.wiring.daemon import Ending, run_until
+from appliance.wiring.software import StoredControllers
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class NodeCore:
     receipts: ReceiptBook
     answers: AnswerTaker
     importer: Importer
+    software: Software
     reserve: Reserve
     care: CacheCare
     retaining: Retaining
@@ -112,6 +116,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 ImportParts(state, trust, store, ledger, clock, receipts, answers, house)
             )
             reserve = Reserve(state / "reserve")
+            software = Software(Shelf(state), StoredControllers(trust, store.blobs), clock)
             yield NodeCore(
                 state,
                 identity,
@@ -121,6 +126,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 receipts,
                 answers,
                 importer,
+                software,
                 reserve,
                 care,
                 retaining,
@@ -198,6 +204,7 @@ async def _run_loops(
     uplink.on_time = core.answers.take_time
     make_folder(state / places.SPOOL)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve)
+    outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
 
     async def changed() -> None:
@@ -211,6 +218,7 @@ async def _run_loops(
             "node": core.identity.node,
             "version": __version__,
             "epoch": core.ledger.epoch,
+            "passes": passes.count,
             "reserve": core.reserve.is_held,
             "audit": core.ledger.read(chain.head).to_wire(),
             "time": core.ledger.read(lambda db: freshness(db, clock)),
@@ -225,6 +233,7 @@ async def _run_loops(
         receipts=core.receipts,
         answers=core.answers,
         care=core.care,
+        software=core.software,
         reserve=core.reserve,
         clock=clock,
         status=status,
@@ -243,6 +252,7 @@ async def _run_loops(
             drive(watch.look, Wake(), clock, name="machine", resync_s=300),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
+            drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
         )
     finally:

@@ -1,10 +1,14 @@
 """Waiting in tests: for something to hold, with a deadline; for time, by hand."""
 
 import asyncio
+import contextlib
 import datetime
 import heapq
 import itertools
+import time
 from collections.abc import Callable
+
+from appliance.errors import ApplianceError
 
 _MOST_S = 10.0
 _TURNS = 10
@@ -19,6 +23,17 @@ async def until(holds: Callable[[], object], what: str = "it") -> None:
                 await asyncio.sleep(0.002)
     except TimeoutError:
         raise AssertionError(f"{what} did not come about within {_MOST_S} s") from None
+
+
+def wait_until(holds: Callable[[], object], what: str = "it", at_most_s: float = _MOST_S) -> None:
+    """Return once ``holds()`` is true; what cannot answer yet counts as no."""
+    deadline = time.monotonic() + at_most_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ApplianceError):
+            if holds():
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not come about within {at_most_s} s")
 
 
 class StillClock:

@@ -7,7 +7,15 @@ from starlette.routing import Route
 
 from appliance.cache import catalog
 from appliance.kit.answers import application
-from appliance.node.api import deployments, gateway_keys, imports, models, receipts, store
+from appliance.node.api import (
+    deployments,
+    gateway_keys,
+    imports,
+    models,
+    receipts,
+    software,
+    store,
+)
 from appliance.node.api.answers import object_of, route
 from appliance.node.api.services import LocalServices
 
@@ -15,8 +23,15 @@ from appliance.node.api.services import LocalServices
 def local_api(services: LocalServices) -> Starlette:
     """Return the ASGI application over the services of one node."""
     groups = (
-        _node, deployments.routes, imports.routes, models.routes, receipts.routes,
-        gateway_keys.routes, store.routes,
+from appliance.node.api import (
+    deployments,
+    gateway_keys,
+    imports,
+    models,
+    receipts,
+    software,
+    store,
+)
     )  # fmt: skip
     return application([found for group in groups for found in group(services)])
 

@@ -14,6 +14,7 @@ from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
 from appliance.node.fetching import Fetching
+from appliance.node.software import Software
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class LocalServices:
     receipts: ReceiptBook
     answers: AnswerTaker
     care: CacheCare
+    software: Software
     reserve: Reserve
     clock: Clock
     status: Callable[[], dict[str, Any]]

@@ -10,7 +10,7 @@ import typer
 
 from appliance.cli.main import COMMANDS, build
 
-DAEMONS = {"node run", "gateway run", "hub run", "demo"}
+DAEMONS = {"node run", "node supervise", "gateway run", "hub run", "demo"}
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

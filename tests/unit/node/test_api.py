@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from appliance.bundle.queue import Entry
+from appliance.core.ids import Digest
 from appliance.core.state import Origin
 from appliance.errors import (
     ApplianceError,
     BadDocumentError,
+    LockedError,
     MalformedError,
     NoSpaceError,
     NotFoundError,
@@ -19,6 +22,7 @@ from appliance.errors import (
     RefusedError,
     UsageError,
 )
+from appliance.kit.files import locked
 from appliance.kit.http import HttpClient
 from appliance.kit.reserve import Reserve
 from appliance.ledger import streams
@@ -27,7 +31,10 @@ from appliance.node import desired, keys
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.fetching import Fetching
+from appliance.node.software import Software
 from appliance.settings import NetworkSettings
+from appliance.software.shelf import Shelf, Staged
+from tests.fakes.controllers import FakeControllers
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.stores import care_of
@@ -45,6 +52,7 @@ class Box:
         self.changes = 0
         self.stopped: list[bool] = []
         self.reserve = Reserve(node.state / "reserve")
+        self.controllers = FakeControllers()
 
     async def changed(self) -> None:
         self.changes += 1
@@ -64,6 +72,7 @@ class Box:
             receipts=self.node.receipts,
             answers=self.node.answers,
             care=care_of(self.node),
+            software=Software(Shelf(self.node.state), self.controllers, StillClock()),
             reserve=self.reserve,
             clock=StillClock(),
             status=lambda: {"node": "box-1", "deployments": [{"name": "notes"}]},
@@ -176,6 +185,8 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]]
     ("GET", "/v1/deployments/notes/logs?lines=0", None, UsageError, "1 to 10000"),
     ("GET", "/v1/deployments/notes/logs?lines=x", None, UsageError, "1 to 10000"),
     ("GET", "/v1/deployments/other/logs", None, NotFoundError, "'other'"),
+    ("POST", "/v1/software/switch", {}, UsageError, "version is missing"),
+    ("POST", "/v1/software/stage", {"version": "9"}, NotFoundError, "no controller"),
     ("GET", "/v1/other", None, NotFoundError, "there is no"),
 ]
 
@@ -292,3 +303,34 @@ def test_receipts_go_onto_a_stick_and_the_time_comes_back(box: Box, tmp_path: Pa
             client.call("POST", "/v1/time", {"path": str(stick)})
 
     box.run(story)
+
+
+def test_a_controller_is_switched_to_by_a_supervisor_alone(box: Box) -> None:
+    shelf = Shelf(box.node.state)
+    path, manifest = "files/controller/x/1.2.0", Digest("sha256:" + "1" * 64)
+    box.controllers.lists[path] = manifest
+    shelf.place("1.2.0").mkdir(parents=True)
+    shelf.mark(Staged("1.2.0", path, manifest))
+
+    def story(client: HttpClient) -> None:
+        answers = client.objects("POST", "/v1/software/stage", {"version": "1.2.0"})
+        assert list(answers)[-1]["staged"]["version"] == "1.2.0"  # it is there already
+        with pytest.raises(NotFoundError, match="no supervisor"):
+            client.call("POST", "/v1/software/switch", {"version": "1.2.0"})
+        with locked(shelf.supervisor_lock, what="it"):
+            with box.node.importer.queue.turn(Entry("a stick", "me")):
+                for verb in ("switch", "back"):
+                    with pytest.raises(LockedError, match="being imported"):
+                        client.call("POST", f"/v1/software/{verb}", {"version": "1.2.0"})
+            with pytest.raises(NotFoundError, match="no other version"):
+                client.call("POST", "/v1/software/back", {})
+            answer = client.call("POST", "/v1/software/switch", {"version": "1.2.0"})
+            assert answer == {"number": 0, "wanted": "1.2.0"}
+        found = client.call("GET", "/v1/software")
+        assert (found["current"], found["next"], found["last"]) == ("installed", "1.2.0", None)
+        assert found["listed"] == [path]
+
+    box.run(story)
+    intent = shelf.read().next
+    assert intent is not None
+    assert (intent.version, intent.by, intent.tried) == ("1.2.0", ME, False)
