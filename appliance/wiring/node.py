@@ -15,7 +15,6 @@ from appliance.bundle.receipts import ReceiptBook
 from appliance.cache import catalog
 from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
-from appliance.core.model import Replica
 from appliance.errors import NoSpaceError, NotFoundError, RefusedError
 from appliance.hardware.probe import machine
 from appliance.kit import asgi
@@ -38,6 +37,7 @@ from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
 from appliance.node.software import OutcomeLoop, Software
+from appliance.node.startable import Startable
 from appliance.node.uplink import Uplink
 from appliance.runtime import logfile, record
 from appliance.runtime.keeper import ProcessSettings
@@ -170,16 +170,12 @@ async def _driver(
 ) -> AsyncIterator[tuple[ProcessDriver, Wake]]:
     wake = Wake()
 
-    def weights(replica: Replica) -> Path:
-        """Step 15: at every launch, also after a crash, ask again whether it may start."""
-        core.listed().check_variant(replica.variant)
-        return core.store.weights(replica.variant)
-
+    startable = Startable(core.listed, core.store)
     launchers = {"llama_server": settings.llama_server}
     process = ProcessSettings(
         threads=settings.threads, launchers=launchers, drain_s=settings.drain_s
     )
-    driver = ProcessDriver(core.state, weights, process)
+    driver = ProcessDriver(core.state, startable.weights, process)
     await driver.open(wake.set)
     try:
         yield driver, wake

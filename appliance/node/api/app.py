@@ -23,15 +23,8 @@ from appliance.node.api.services import LocalServices
 def local_api(services: LocalServices) -> Starlette:
     """Return the ASGI application over the services of one node."""
     groups = (
-from appliance.node.api import (
-    deployments,
-    gateway_keys,
-    imports,
-    models,
-    receipts,
-    software,
-    store,
-)
+        _node, deployments.routes, imports.routes, models.routes, receipts.routes,
+        gateway_keys.routes, store.routes, software.routes,
     )  # fmt: skip
     return application([found for group in groups for found in group(services)])
 

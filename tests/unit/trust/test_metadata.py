@@ -231,6 +231,8 @@ def test_an_expired_root_stops_everything() -> None:
     root = SIGNER.root_file(edit=sooner)
     assert refusal(FIRST, root=root, now=ISSUED + DAY) is ExpiredError
     assert refusal(SECOND, FIRST, root=root, now=ISSUED + DAY) is ExpiredError
+    with pytest.raises(ExpiredError, match="root has expired"):
+        refresh(FIRST, root=root, now=ISSUED + DAY)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -314,7 +316,8 @@ def test_newer_replaces_older_is_ignored_and_equal_is_known() -> None:
 
 def test_the_stored_metadata_expires_too_where_the_bundle_s_is_not_newer() -> None:
     for offered in (FIRST, SECOND):
-        assert refusal(offered, SECOND, now=ISSUED + LIFETIME) is ExpiredError
+        with pytest.raises(ExpiredError, match="timestamp has expired"):
+            refresh(offered, SECOND, now=ISSUED + LIFETIME)
 
 
 @pytest.mark.parametrize("versions", [(3, 1, 2), (3, 2, 1), (3, 3, 1), (3, 1, 1)])
