@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.bundle.answers import AnswerTaker
+from appliance.bundle.artifact import Artefact
 from appliance.bundle.intake import Housekeeping, Intake, incoming_lock
 from appliance.bundle.judge import Judge, Judged
 from appliance.bundle.medium import FolderMedium, Medium
@@ -20,8 +21,9 @@ from appliance.bundle.modelpack import Descriptor, Pack
 from appliance.bundle.queue import Entry, ImportQueue, Step
 from appliance.bundle.reader import BundleReader
 from appliance.bundle.receipts import ReceiptBook
-from appliance.cache import catalog, index
+from appliance.cache import artefacts, catalog, index, roots
 from appliance.cache.store import ModelStore
+from appliance.core.artefact import HeldArtefact
 from appliance.errors import ApplianceError, InterruptedImportError, NoSpaceError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.ledger import streams
@@ -35,13 +37,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import changed, or would change."""
+    """What an import changed, or would change.
+
+    ``added`` are the models that were not here before, ``others`` the paths of what is no model.
+    ``does_not_fit`` says of models that cannot serve on this machine why not.
+    """
 
     name: str
     version: str
     models: tuple[str, ...]
+    others: tuple[str, ...]
     added: tuple[str, ...]
     copied_bytes: int
+    does_not_fit: dict[str, str]
 
 
 Progress = Callable[[Step], None]
@@ -119,30 +127,56 @@ class Importer:
             self._parts.answers.take_along(medium)  # it may prove what time it is
         judged = self._judge.judge(bundle, dry=dry)  # steps 1 to 8
         intake = Intake(bundle, self._parts.store.blobs, self._parts.housekeeping, progress)
-        packs = intake.manifests(judged)  # step 10, before 9:
-        missing = intake.missing(packs)  # only manifests say which blobs there are
+        packs, others = intake.manifests(judged)  # step 10, before 9:
+        parts: list[Pack | Artefact] = [*packs, *others]
+        missing = intake.missing(parts)  # only manifests say which blobs there are
         needed, what = intake.needed(missing), f"{judged.name} {judged.version}"
         sources = intake.sources(missing)
         if dry:
             intake.require_space(needed, what)
-            return self._would(judged, packs, needed)
-        keep = {blob.digest for pack in packs for blob in pack.blobs}
+            return self._imported(judged, packs, others, self._new(packs), needed)
+        keep = {blob.digest for part in parts for blob in part.blobs}
         keep.update(base for source in sources.values() for base in source.bases)
         intake.require_space(needed, what, keep)  # step 9
-        intake.receive(missing, sources, packs)  # steps 11 to 13
+        held = intake.receive(missing, sources, packs, others)  # steps 11 to 13
         total = sum(blob.size for blob in missing)
         progress(Step("writing the catalogue", total, total))
         self._parts.store.blobs.admit(blob.digest for blob in missing)
-        added = self._admit(judged, packs, missing, by)  # step 14
-        return Imported(judged.name, judged.version, _names(packs), added, total)
+        added = self._admit(judged, packs, held, missing, by)  # step 14
+        return self._imported(judged, packs, others, added, total)
 
-    def _would(self, judged: Judged, packs: list[Pack], needed: int) -> Imported:
+    def _imported(
+        self,
+        judged: Judged,
+        packs: list[Pack],
+        others: list[Artefact],
+        added: tuple[str, ...],
+        count: int,
+    ) -> Imported:
+        fit = self._parts.housekeeping.fit
+        verdicts = {p.variant.reference: fit(p.variant) for p in packs}
+        return Imported(
+            name=judged.name,
+            version=judged.version,
+            models=tuple(pack.variant.reference for pack in packs),
+            others=tuple(other.path for other in others),
+            added=added,
+            copied_bytes=count,
+            does_not_fit={name: why for name, why in verdicts.items() if why},
+        )
+
+    def _new(self, packs: list[Pack]) -> tuple[str, ...]:
+        """Return the models that are not here yet."""
         held = self._parts.ledger.read(catalog.digests)
-        added = tuple(p.variant.reference for p in packs if p.variant.manifest not in held)
-        return Imported(judged.name, judged.version, _names(packs), added, needed)
+        return tuple(p.variant.reference for p in packs if p.variant.manifest not in held)
 
     def _admit(
-        self, judged: Judged, packs: list[Pack], admitted: list[Descriptor], by: str
+        self,
+        judged: Judged,
+        packs: list[Pack],
+        held: list[HeldArtefact],
+        admitted: list[Descriptor],
+        by: str,
     ) -> tuple[str, ...]:
         at = rfc3339(self._parts.clock.utc())
         body = {
@@ -150,10 +184,13 @@ class Importer:
             "bundle": judged.name,
             "version": judged.version,
             "models": {pack.variant.reference: pack.variant.manifest for pack in packs},
+            "others": {other.path: other.manifest for other in held},
         }
 
         def effect(db: sqlite3.Connection) -> tuple[str, ...]:
             added = [p.variant.reference for p in packs if catalog.add(db, p.variant, at)]
+            for other in held:
+                artefacts.add(db, other, at)
             index.admitted(db, {blob.digest: blob.size for blob in admitted})
             streams.append(db, Fact(Stream.AUDIT, "import", at, body))
             self._parts.receipts.make(db, receipt.imported(judged.name, judged.version))
@@ -166,7 +203,7 @@ class Importer:
     def _publish_index(self) -> None:
         """Show other tools what is here. The import is over: it does not fail by this."""
         try:
-            self._parts.store.publish_index(self._parts.ledger.read(catalog.variants))
+            self._parts.store.publish_index(*self._parts.ledger.read(roots.shown))
         except ApplianceError as error:
             log.warning("index.json is as old as the last import until the next start: %s", error)
 
@@ -186,7 +223,3 @@ class Importer:
                 self._parts.receipts.record(event, fact)
             else:
                 self._parts.ledger.note(fact).result()
-
-
-def _names(packs: list[Pack]) -> tuple[str, ...]:
-    return tuple(pack.variant.reference for pack in packs)

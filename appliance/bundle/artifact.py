@@ -3,15 +3,18 @@
 Writing is for where bundles are built, reading is step 10 on a node: as strict as for models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import BinaryIO, get_args
 
 from appliance.bundle import content, oci
 from appliance.bundle.oci import EMPTY_TYPE, INDEX_TYPE, MANIFEST_TYPE, Descriptor
+from appliance.core import reading
+from appliance.core.artefact import HeldArtefact, HeldFile
 from appliance.core.definitions import BundleFiles, FileKind
+from appliance.core.documents import Site
 from appliance.core.ids import Digest
-from appliance.errors import MalformedError
+from appliance.errors import BadDocumentError, MalformedError
 
 FILE_TYPE = "application/vnd.edge-appliance.file.v1"
 BOM_TYPE = "application/vnd.cyclonedx+json"
@@ -19,6 +22,7 @@ IMAGE_LAYER_TYPES = tuple(
     f"application/vnd.oci.image.layer.v1.tar{packed}" for packed in ("", "+gzip", "+zstd")
 )
 MAX_BOM_BYTES = 64 << 20
+_MAX_SITE_BYTES = 1 << 20
 KINDS: tuple[str, ...] = get_args(FileKind)
 BOMS = ("mlbom", "sbom")
 
@@ -150,3 +154,39 @@ def _files(
 
 def _empty() -> Descriptor:
     return Descriptor.of(oci.EMPTY, EMPTY_TYPE)
+
+
+def held(found: Artefact, opened: Callable[[Digest], BinaryIO]) -> HeldArtefact:
+    """Step 13: look into what the node itself acts on; return what is kept of an artefact.
+
+    Args:
+        found: The artefact.
+        opened: Opens one of its blobs, which are proven by now.
+
+    Raises:
+        MalformedError: a site document is not one.
+    """
+    documents = [_site(found, file, opened) for file in found.files if found.kind == "site"]
+    line = found.path.rpartition("/")[0] if found.family != "boms" else f"boms/{found.name}"
+    return HeldArtefact(
+        path=found.path,
+        line=line if found.family != "boms" else f"{line}/{found.kind}",
+        manifest=found.manifest,
+        manifest_bytes=found.blobs[0].size,
+        files=tuple(HeldFile(file.name, file.digest, file.size) for file in found.files),
+        blobs={blob.digest: blob.size for blob in found.blobs},
+        documents=tuple(documents),
+    )
+
+
+def _site(found: Artefact, file: NamedBlob, opened: Callable[[Digest], BinaryIO]) -> str:
+    if file.size > _MAX_SITE_BYTES:
+        raise MalformedError(f"{found.path}: {file.name} is larger than {_MAX_SITE_BYTES} bytes")
+    with opened(file.digest) as blob:
+        data = blob.read()
+    try:
+        text = data.decode()
+        reading.parse_one(text, f"{found.path}: {file.name}", Site)
+    except (UnicodeDecodeError, BadDocumentError) as error:
+        raise MalformedError(f"{found.path}: {file.name} is no Site: {error}") from error
+    return text

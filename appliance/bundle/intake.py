@@ -8,17 +8,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle import modelpack, rebuild, supply
+from appliance.bundle import artifact, modelpack, rebuild, supply
+from appliance.bundle.artifact import Artefact, held
 from appliance.bundle.content import Look
 from appliance.bundle.headers import look_confined
 from appliance.bundle.judge import Judged
-from appliance.bundle.modelpack import Descriptor, Pack
+from appliance.bundle.modelpack import MAX_MANIFEST_BYTES, Descriptor, Pack
 from appliance.bundle.queue import Step
 from appliance.bundle.reader import BundleReader
 from appliance.bundle.supply import Source
 from appliance.cache.blobs import BlobStore
+from appliance.core.artefact import HeldArtefact
 from appliance.core.documents import Disk
 from appliance.core.ids import Digest
+from appliance.core.model import Variant
 from appliance.errors import CorruptError, MalformedError, NoSpaceError
 from appliance.kit.files import free_bytes
 from appliance.planner import space
@@ -39,6 +42,7 @@ class Housekeeping:
     make_room: Callable[[int, Collection[Digest]], int] = lambda _needed, _keep: 0
     quarantine: Callable[[Digest], None] = lambda _: None
     look: Look = look_confined
+    fit: Callable[[Variant], str] = lambda _: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +54,30 @@ class Intake:
     housekeeping: Housekeeping
     progress: Progress
 
-    def manifests(self, judged: Judged) -> list[Pack]:
-        """Step 10: read the manifests of the models that are wanted.
+    def manifests(self, judged: Judged) -> tuple[list[Pack], list[Artefact]]:
+        """Step 10: read the manifests of what is wanted: models, and everything else.
 
         Raises:
             IncompleteError, CorruptError, MalformedError: one is not there, or is not one.
             RevokedError: it covers a blob that is denied by name.
         """
-        packs = [
-            modelpack.read(
-                target.path,
-                target.digest,
-                self.bundle.document(target.digest, target.length, modelpack.MAX_MANIFEST_BYTES),
-            )
-            for target in judged.family("models")
-        ]
-        for pack in packs:
-            for blob in pack.blobs:
-                judged.revoked.check(blob.digest, pack.variant.path)
-        return packs
+        packs, others = [], []
+        for target in judged.wanted:
+            data = self.bundle.document(target.digest, target.length, MAX_MANIFEST_BYTES)
+            if target.path.startswith("models/"):
+                packs.append(modelpack.read(target.path, target.digest, data))
+            else:
+                others.append(artifact.read(target.path, target.digest, data))
+        for path, blobs in [(p.variant.path, p.blobs) for p in packs] + [
+            (o.path, o.blobs) for o in others
+        ]:
+            for blob in blobs:
+                judged.revoked.check(blob.digest, path)
+        return packs, others
 
-    def missing(self, packs: Iterable[Pack]) -> list[Descriptor]:
+    def missing(self, parts: Iterable[Pack | Artefact]) -> list[Descriptor]:
         """Return the blobs that are not in the store, in the bundle's order."""
-        wanted = {blob.digest: blob for pack in packs for blob in pack.blobs}
+        wanted = {blob.digest: blob for part in parts for blob in part.blobs}
         return [blob for digest, blob in wanted.items() if not self.blobs.has(digest)]
 
     def needed(self, missing: Iterable[Descriptor]) -> int:
@@ -97,9 +102,16 @@ class Intake:
         return supply.sources(self.bundle, self.blobs, missing)
 
     def receive(
-        self, missing: list[Descriptor], sources: Mapping[Digest, Source], packs: Iterable[Pack]
-    ) -> None:
-        """Steps 11 to 13: copy what is missing, prove it, and look into weight files.
+        self,
+        missing: list[Descriptor],
+        sources: Mapping[Digest, Source],
+        packs: Iterable[Pack],
+        others: Iterable[Artefact],
+    ) -> list[HeldArtefact]:
+        """Steps 11 to 13: copy what is missing, prove it, and look into it.
+
+        Returns:
+            What is to be held besides models.
 
         Raises:
             IncompleteError, NoSpaceError, StateUnusableError: interrupted; what came stays.
@@ -117,6 +129,7 @@ class Intake:
                 self._fetch(blob, sources[blob.digest], told)
             for pack in packs:
                 modelpack.check(pack, self.blobs.open_received, self.housekeeping.look)
+            return [held(other, self.blobs.open_received) for other in others]
         except (CorruptError, MalformedError):
             self.blobs.discard(blob.digest for blob in missing)
             raise

@@ -15,7 +15,7 @@ from appliance.bundle.bring import Bringer, Brought, Wish, guessed_variant
 from appliance.bundle.intake import Progress
 from appliance.bundle.oci import MANIFEST_TYPE
 from appliance.bundle.queue import Entry, ImportQueue, Step
-from appliance.cache import catalog, index
+from appliance.cache import catalog, index, roots
 from appliance.core.documents import MODEL_NAME, VERSION
 from appliance.core.ids import LOCAL, Digest
 from appliance.core.model import Variant
@@ -153,7 +153,7 @@ class LocalModels:
             index.admitted(db, sizes)
 
         self._parts.ledger.record(effect, Fact(Stream.AUDIT, "model-add", at, body)).result()
-        self._parts.store.publish_index(self._parts.ledger.read(catalog.variants))
+        self._parts.store.publish_index(*self._parts.ledger.read(roots.shown))
 
     def _remove(self, gone: tuple[Variant, ...], by: str) -> None:
         at = self._at()
@@ -169,7 +169,7 @@ class LocalModels:
 
         self._parts.ledger.record(effect, *facts).result()
         local.withdraw(self._parts.state, [row.path for row in gone], self._now())
-        self._parts.store.publish_index(self._parts.ledger.read(catalog.variants))
+        self._parts.store.publish_index(*self._parts.ledger.read(roots.shown))
 
     def _now(self) -> datetime.datetime:
         return floor.now(self._parts.ledger.read(meta.floor), self._parts.clock.utc()).at

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from appliance.cache import catalog, index, pins, sweep
+from appliance.cache import index, pins, roots, sweep
 from appliance.cache.inventory import Circumstances, Inventory
 from appliance.cache.sweep import Leftover
 from appliance.core.ids import Digest
@@ -145,7 +145,7 @@ class Collector:
             self._note(found.leftovers, by, now)
             sweep.remove(inventory.store, found.leftovers)
         if gone:
-            inventory.store.publish_index(inventory.ledger.read(catalog.variants))
+            inventory.store.publish_index(*inventory.ledger.read(roots.shown))
         done = Retention(gone, found.retention.kept, found.retention.short_bytes)
         return Collected(found.leftovers, done)
 

@@ -5,9 +5,11 @@ things in the store adds its rows here.
 """
 
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from appliance.cache import catalog
+from appliance.cache import artefacts, catalog
+from appliance.core.artefact import HeldArtefact
 from appliance.core.ids import Digest
 from appliance.core.model import Variant
 
@@ -24,6 +26,7 @@ class Root:
     reference: str
     variant: Variant | None = None
     stays: str = ""
+    blobs: Mapping[Digest, int] = field(default_factory=dict)
 
     @property
     def own_blobs(self) -> dict[Digest, int]:
@@ -31,9 +34,19 @@ class Root:
         own = {self.manifest: 0}
         if self.variant is not None:
             own |= {file.digest: file.size for file in self.variant.all_files}
-        return own
+        return own | dict(self.blobs)
 
 
 def all_roots(db: sqlite3.Connection) -> list[Root]:
     """Return every root, whether its blobs are whole or not."""
-    return [Root(v.manifest, v.reference, v) for v in catalog.everything(db)]
+    models = [Root(v.manifest, v.reference, v) for v in catalog.everything(db)]
+    others = [
+        Root(held.manifest, held.path, stays="it came with a bundle", blobs=held.blobs)
+        for held in artefacts.everything(db)
+    ]
+    return models + others
+
+
+def shown(db: sqlite3.Connection) -> tuple[list[Variant], list[HeldArtefact]]:
+    """Return what ``store/index.json`` lists: models that are whole, and everything else."""
+    return catalog.variants(db), artefacts.everything(db)

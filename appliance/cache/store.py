@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from appliance.cache.blobs import BlobStore
+from appliance.core.artefact import HeldArtefact
 from appliance.core.ids import Digest
 from appliance.core.model import ModelFile, Variant
 from appliance.errors import NotFoundError
@@ -29,13 +30,17 @@ class ModelStore:
         self.blobs.init()
         make_folder(self._models)
 
-    def publish_index(self, variants: Iterable[Variant]) -> None:
-        """Rewrite ``index.json`` from the catalogue, so that skopeo and oras see what is here.
+    def publish_index(
+        self, variants: Iterable[Variant], others: Iterable[HeldArtefact] = ()
+    ) -> None:
+        """Rewrite ``index.json`` from what is held, so that skopeo and oras see what is here.
 
-        A variant whose manifest somebody took away is left out, not an error.
+        What has lost its manifest is left out, not an error.
         """
         here = [v for v in variants if self.blobs.has(v.manifest)]
-        self.blobs.write_index([index_entry(v, self.blobs.path(v.manifest)) for v in here])
+        entries = [index_entry(v, self.blobs.path(v.manifest)) for v in here]
+        entries += [_entry(held) for held in others if self.blobs.has(held.manifest)]
+        self.blobs.write_index(entries)
 
     def sizes(self) -> dict[Digest, int]:
         """Return every blob that is in the store, with the bytes of its file."""
@@ -116,6 +121,15 @@ class ModelStore:
             temporary.unlink(missing_ok=True)
             temporary.hardlink_to(blob)
             temporary.rename(link)
+
+
+def _entry(held: HeldArtefact) -> dict[str, object]:
+    return {
+        "mediaType": MANIFEST_TYPE,
+        "digest": held.manifest,
+        "size": held.manifest_bytes,
+        "annotations": {"org.opencontainers.image.ref.name": held.path},
+    }
 
 
 def index_entry(variant: Variant, manifest: Path) -> dict[str, object]:

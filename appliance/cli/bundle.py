@@ -107,10 +107,15 @@ def import_(
     body = {"path": source, "dryRun": dry_run, "now": now}
     with local_api(state_dir) as node, ProgressLine(quiet=as_json) as line:
         found = line.follow(node.objects("POST", "/v1/import", body))["imported"]
-    added = ", ".join(found["added"]) or "nothing new"
+    others = [path for path in found["others"] if not path.startswith("boms/")]
+    added = ", ".join([*found["added"], *others]) or "nothing new"
     done, copied = ("would import", "to copy") if dry_run else ("imported", "copied")
     size = format_bytes(found["copied_bytes"])
     text = f"{done} {found['name']} {found['version']}: {added}; {size} {copied}"
+    text += "".join(
+        f"\n  {name} does not fit this machine: {why}"
+        for name, why in found["does_not_fit"].items()
+    )
     show(found, text, as_json=as_json)
 
 

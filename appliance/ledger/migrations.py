@@ -168,3 +168,15 @@ def m007_care(db: Database) -> None:
         not_null={"why", "by", "at"},
         strict=True,
     )
+
+
+@migrations()
+def m008_artefacts(db: Database) -> None:
+    """What came that is no model: images, files of a kind, bills of materials."""
+    db.table("artefacts").create(
+        {"path": str, "manifest": str, "line": str, "body": str, "imported_at": str},
+        pk="path",
+        not_null={"manifest", "line", "body", "imported_at"},
+        strict=True,
+    )
+    db.table("artefacts").create_index(["line"])

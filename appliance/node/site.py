@@ -3,6 +3,7 @@
 import json
 import sqlite3
 
+from appliance.cache import artefacts
 from appliance.core import reading
 from appliance.core.documents import Disk, Site
 from appliance.node import desired
@@ -10,17 +11,25 @@ from appliance.planner.retain import DiskBudget
 
 
 def in_force(db: sqlite3.Connection) -> Site | None:
-    """Return what local staff applied last, else what the fleet says of this place, else None."""
+    """Return what local staff applied last, else the fleet's word, else what a bundle brought."""
     row = db.execute(
         "SELECT document FROM local WHERE kind = ? AND document IS NOT NULL"
         " ORDER BY at DESC, name LIMIT 1",
         (Site.kind_name,),
     ).fetchone()
     if row is not None:
-        found = reading.from_wire(json.loads(row[0]), "the ledger")
-        return found if isinstance(found, Site) else None
+        mine = reading.from_wire(json.loads(row[0]), "the ledger")
+        return mine if isinstance(mine, Site) else None
     theirs = (d for d in desired.fleet(db).documents if isinstance(d, Site))
-    return min(theirs, key=lambda site: site.name, default=None)
+    found = min(theirs, key=lambda site: site.name, default=None)
+    return found if found is not None else _from_bundle(db)
+
+
+def _from_bundle(db: sqlite3.Connection) -> Site | None:
+    held = artefacts.newest(db, "files/site/")
+    if held is None or not held.documents:
+        return None
+    return reading.parse_one(held.documents[0], held.path, Site)
 
 
 def disk(db: sqlite3.Connection) -> Disk | None:

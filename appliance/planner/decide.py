@@ -20,6 +20,9 @@ from appliance.planner.estimate import Estimate, estimate, limit_bytes
 RESERVED_BYTES = 512 << 20
 """Left to the system and to the appliance's own processes."""
 
+_SMALL_CONTEXT = 2048
+"""Tokens; fewer are of no use to anybody."""
+
 _ENGINES = {"gguf": "llama-cpp"}
 
 
@@ -234,6 +237,24 @@ def fit(
     if need.total_bytes is None:
         return Condition("Fits", Truth.UNKNOWN, "NeedNotKnown", message)
     return Condition("Fits", Truth.TRUE, "Fits", message)
+
+
+def cannot_serve(variant: Variant, memory_bytes: int | None) -> str:
+    """Return why a variant cannot serve even alone and at its least on a machine; empty if it can.
+
+    Its least is one request at a time with a small context. Memory nobody knows excludes nothing.
+
+    Args:
+        variant: What came.
+        memory_bytes: All memory of the machine; None when it is not known.
+    """
+    if memory_bytes is None:
+        return ""
+    need = estimate(variant, min(_SMALL_CONTEXT, variant.context_max or _SMALL_CONTEXT), slots=1)
+    left = max(0, memory_bytes - RESERVED_BYTES)
+    if need.known_bytes <= left:
+        return ""
+    return f"{need.arithmetic()} of {format_bytes(left)}"
 
 
 def version_key(text: str) -> tuple[tuple[int, int, str], ...]:

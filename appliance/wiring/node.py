@@ -12,7 +12,7 @@ from appliance.bundle.accept import Importer, ImportParts
 from appliance.bundle.answers import AnswerTaker
 from appliance.bundle.intake import Housekeeping
 from appliance.bundle.receipts import ReceiptBook
-from appliance.cache import catalog
+from appliance.cache import roots
 from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
 from appliance.errors import NoSpaceError, NotFoundError, RefusedError
@@ -39,6 +39,7 @@ from appliance.node.retention import Retaining
 from appliance.node.software import OutcomeLoop, Software
 from appliance.node.startable import Startable
 from appliance.node.uplink import Uplink
+from appliance.planner.decide import cannot_serve
 from appliance.runtime import logfile, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
@@ -105,7 +106,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
         ledger = Ledger(state / "node.db")
         try:
             rederive(trust, ledger)
-            store.publish_index(ledger.read(catalog.variants))
+            store.publish_index(*ledger.read(roots.shown))
             retaining = Retaining(state, ledger, clock, cache or CacheSettings())
             care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
             key, held = identity.key, store.blobs.all
@@ -139,6 +140,7 @@ def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
     return Housekeeping(
         disk=lambda: ledger.read(site.disk),
         make_room=care.collector.make_room,
+        fit=lambda variant: cannot_serve(variant, machine().memory_bytes),
         quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
     )
 

@@ -72,6 +72,7 @@ def test_all_of_a_good_bundle_is_taken_in(box: Node, signer: Signer, tmp_path: P
         "bundle": "small",
         "version": "1.0.0",
         "models": {"small:1.0.0-Q4_0": row.manifest},
+        "others": {},
     }
     who = box.trust.director()
     assert who is not None

@@ -219,6 +219,8 @@ def test_the_next_bundle_carries_newer_metadata_that_lists_both(
         later, base / "newer", repository, base / "cache", ISSUED + datetime.timedelta(days=1)
     )
     assert node.importer.run(newer.folder, "a test").version == "1.1.0"
+    found = node.importer.run(built.folder, "a test")
+    assert (found.added, found.others) == ((), ("boms/demo/1.0.0/mlbom",))
     assert node.importer.run(built.folder, "a test").copied_bytes == 0
 
 

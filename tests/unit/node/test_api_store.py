@@ -48,7 +48,8 @@ def box(tmp_path: Path, organisation: Organisation, small_bundle: Path) -> Box:
 
 
 def test_ls_shows_what_is_here_and_who_holds_it(box: Box) -> None:
-    (held,) = box.run("ls")["store"]
+    bill, held = box.run("ls")["store"]
+    assert bill["reference"] == "boms/small/1.0.0/mlbom"
     assert held["reference"] == "small:1.0.0-Q4_0"
     assert [pin["kind"] for pin in held["pins"]] == ["staged"]
     assert held["bytes"] > 4096
@@ -70,7 +71,7 @@ def test_du_counts_no_file_twice(box: Box) -> None:
 
 
 def test_verify_takes_out_what_is_damaged_and_says_what_is_wanted(box: Box) -> None:
-    assert box.run("verify", "--all") == {"verified": 3, "bad": {}, "wanted": []}
+    assert box.run("verify", "--all") == {"verified": 6, "bad": {}, "wanted": []}
     assert "verified: 3 of 3" in box.text("verify", "small")
     digest = "sha256:" + box.weights().name
     flip(box.weights())
@@ -99,7 +100,10 @@ def test_gc_says_what_and_why_before_it_does_it(box: Box) -> None:
     assert not stray.exists()
     found = box.run("gc")
     assert (found["leftovers"], found["evicted"], found["freed_bytes"]) == ([], [], 0)
-    assert [kept["reference"] for kept in found["kept"]] == ["small:1.0.0-Q4_0"]
+    assert [kept["reference"] for kept in found["kept"]] == [
+        "boms/small/1.0.0/mlbom",
+        "small:1.0.0-Q4_0",
+    ]
 
 
 def test_a_pin_is_set_with_its_reason_and_let_go_of(box: Box) -> None:

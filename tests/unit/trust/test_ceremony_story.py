@@ -132,6 +132,7 @@ def test_the_next_list_goes_on_from_the_adopted_one(company: Company, tmp_path: 
     assert review["list"]["number"] == 2
     assert review["against"]["number"] == 1
     assert [(each["change"], each["path"]) for each in review["changes"]] == [
+        ("added", "boms/small/1.1.0/mlbom"),
         ("added", "models/acme/small/1.1.0/Q4_0"),
         ("added", "releases/small/1.1.0.json"),
     ]
