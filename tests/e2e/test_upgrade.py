@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from appliance import __version__
 from appliance.bundle import build as builder
+from appliance.bundle import locking
 from appliance.cli.bundle import cache_folder
-from appliance.core import wire
-from appliance.core.ids import Digest, NodeId, digest, hex_of
+from appliance.core.ids import Digest, NodeId, digest
 from appliance.demo.stack import Addresses
 from appliance.demo.story import DEPLOYMENT, deployment
 from appliance.demo.supervisor import Supervisor
@@ -37,8 +38,7 @@ from appliance.runtime.process import end_all
 from appliance.software import shelf as shelf_module
 from appliance.software.shelf import Shelf, Staged
 from appliance.software.switch import Intent, Switch, ask
-from appliance.trust.repository import NewTarget, Repository
-from appliance.trust.scope import MANIFEST_TYPE
+from appliance.trust.repository import Repository
 from appliance.wiring import places
 from tests.conftest import DEMO_BUNDLE
 from tests.helpers import controllers
@@ -47,7 +47,7 @@ from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
-GOOD = "7.0.0"
+GOOD, NAME = "7.0.0", "appliance"
 RUN_NODE = "    if settings.sync.broker:"
 MOODS: dict[str, Changes] = {
     "7.1.0": {"wiring/node.py": (RUN_NODE, "    raise SystemExit(3)\n    if 0:")},
@@ -121,23 +121,26 @@ class Box:
         self.children.start("gateway", [*program, "gateway", "run", *arguments])
         self.wait("the node", lambda: bool(self.status()))
 
-    def bring(self, versions: dict[str, list[tuple[str, Path]]]) -> None:
-        """Sign controllers, and import a bundle that is signed with them; lay down their blobs."""
-        targets = []
-        for version, files in versions.items():
-            data = wire.dumps(_manifest(files))
-            self.manifests[version] = self._blob(data)
-            path = _path(version)
-            targets.append(NewTarget(path, self.manifests[version], len(data), MANIFEST_TYPE))
-            for _, blob in files:
-                shutil.copy(blob, self.state / "store" / "blobs" / "sha256" / blob.name)
-        repository = Repository(self.keys)
-        repository.publish(targets, _now())
-        definition = builder.read_definition(DEMO_BUNDLE)
+    def bring(self, versions: dict[str, list[Path]]) -> None:
+        """Build a bundle of the demo's model and of controllers from these wheels; import it."""
+        definition = yaml.safe_load(DEMO_BUNDLE.read_text())
+        definition["spec"]["files"] = [
+            {"kind": "controller", "name": NAME, "version": version, "licence": "Apache-2.0",
+             "files": [{"source": {"file": str(wheel)}} for wheel in wheels]}
+            for version, wheels in versions.items()
+        ]  # fmt: skip
+        path = self.scratch / "controllers.yaml"
+        path.write_text(yaml.safe_dump(definition))
+        read, cache = builder.read_definition(path), cache_folder(None)
+        locking.lock(read, cache)
         folder = self.scratch / "bundle"
-        cache = cache_folder(None)
-        builder.build(definition, folder, repository, cache, _now(), lambda *_: None)
-        list(self.node().objects("POST", "/v1/import", {"path": str(folder)}))
+        built = builder.build(read, folder, Repository(self.keys), cache, _now(), lambda *_: None)
+        (targets,) = (folder / "tuf").glob("*.targets.json")
+        signed = json.loads(targets.read_bytes())["signed"]["targets"]
+        for version in versions:
+            self.manifests[version] = digest("sha256:" + signed[_path(version)]["hashes"]["sha256"])
+        *_, last = self.node().objects("POST", "/v1/import", {"path": str(built.folder)})
+        assert set(map(_path, versions)) <= set(last["imported"]["others"])
 
     def serve(self) -> None:
         self.node().call("POST", "/v1/apply", {"documents": [deployment(replicas=1)]})
@@ -189,12 +192,6 @@ class Box:
     def wait(self, what: str, done: Callable[[], bool]) -> None:
         wait_until(done, what, at_most_s=60)
 
-    def _blob(self, data: bytes) -> Digest:
-        found = controllers.digest_of(data)
-        path = self.state / "store" / "blobs" / "sha256" / hex_of(found)
-        path.write_bytes(data)
-        return found
-
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
@@ -206,13 +203,12 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         *controllers.others(made / "others"),
         controllers.project_wheel(made / "good", GOOD, _with_another_step()),
     ]
-    files = controllers.blobs(wheels, made / "blobs")
     try:
         with Supervisor(scratch / "log", alone=False) as children:
             box = Box(scratch, children)
             try:
                 box.start()
-                box.bring({GOOD: files} | dict.fromkeys(MOODS, files[:1]))
+                box.bring(dict.fromkeys(MOODS, wheels[-1:]) | {GOOD: wheels})
                 done = box.command("stage", GOOD)
                 assert done.returncode == 0, done.stderr
                 for version, changes in MOODS.items():
@@ -358,22 +354,8 @@ def _steps(state: Path) -> list[str]:
     return out.split()
 
 
-def _manifest(files: list[tuple[str, Path]]) -> dict[str, Any]:
-    return {
-        "schemaVersion": 2,
-        "layers": [
-            {
-                "digest": digest(f"sha256:{blob.name}"),
-                "size": blob.stat().st_size,
-                "annotations": {"org.opencontainers.image.title": name},
-            }
-            for name, blob in files
-        ],
-    }
-
-
 def _path(version: str) -> str:
-    return f"files/controller/appliance/{version}"
+    return f"files/controller/{NAME}/{version}"
 
 
 def _now() -> datetime.datetime:

@@ -39,6 +39,7 @@ def project_wheel(folder: Path, version: str, changes: Changes) -> Path:
     changed_package(source, version, changes)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "bundles", source / "bundles")
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
         cwd=source, capture_output=True, text=True, check=False,

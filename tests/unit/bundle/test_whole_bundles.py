@@ -1,5 +1,6 @@
 """Bundles of everything: models of many files, images, packages, settings, and their bills."""
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from appliance.bundle import artifact, locking, modelpack
 from appliance.bundle import build as builder
 from appliance.bundle.build import Built
-from appliance.cache import catalog
+from appliance.cache import artefacts, catalog
 from appliance.core.ids import Digest, hex_of
 from appliance.errors import BadDocumentError, CorruptError, MalformedError
+from appliance.node import site
 from appliance.trust.repository import Repository
 from tests.fakes.registry import FakeRegistry
 from tests.helpers.clock import ScriptedClock
@@ -180,6 +182,38 @@ def test_a_node_takes_the_models_in_with_all_their_files(shop: Shop, node: Node)
     ]  # fmt: skip
     assert link.name == "model-00001-of-00002.safetensors"
     assert (node.store.weights(rows["Q4_0"]).parent / "LICENSE").read_text() == "Apache License"
+
+
+def test_a_node_takes_everything_else_in_too(shop: Shop, node: Node) -> None:
+    found = node.importer.run(shop.build().folder, "a test")
+    assert found.others == (
+        "images/llama-server/1.0", "files/k3s/k3s/1.33.1", "files/deb/toolkit/1.17",
+        "files/wheel/tool/1", "files/site/here/1", "files/profile/engine/1",
+        "boms/all/2.0.0/mlbom", "boms/all/2.0.0/sbom",
+    )  # fmt: skip
+    held = {one.path: one for one in node.ledger.read(artefacts.everything)}
+    assert set(held) == set(found.others)
+    k3s = held["files/k3s/k3s/1.33.1"]
+    assert [file.name for file in k3s.files] == ["k3s", "k3s-airgap.tar.zst"]
+    assert node.store.blobs.path(k3s.files[0].digest).read_text() == "\x7fELF k3s"
+    assert all(node.store.blobs.has(digest) for one in held.values() for digest in one.blobs)
+    here = node.ledger.read(site.in_force)
+    assert here is not None
+    assert here.spec.time_zone == "Europe/Zurich"
+    index = json.loads((node.state / "store" / "index.json").read_text())
+    names = {e["annotations"]["org.opencontainers.image.ref.name"] for e in index["manifests"]}
+    assert names == {"small:1.2.3-BF16", "small:1.2.3-Q4_0", *found.others}
+
+
+@pytest.mark.parametrize("text", [b"kind: Site", b"\xff", b"[" * 1000])
+def test_a_site_document_that_is_none_is_refused_by_the_node(shop: Shop, text: bytes) -> None:
+    """Ours would not build it; somebody else might."""
+    built = shop.build()
+    path = "files/site/here/1"
+    digest = Digest("sha256:" + signed(built)[path]["hashes"]["sha256"])
+    found = artifact.read(path, digest, blob(built, digest))
+    with pytest.raises(MalformedError, match=r"site\.yaml is no Site"):
+        artifact.held(found, lambda _: io.BytesIO(text))
 
 
 def test_the_release_is_an_index_that_the_bills_refer_to(shop: Shop) -> None:
