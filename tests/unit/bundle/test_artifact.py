@@ -65,9 +65,8 @@ def test_a_bill_refers_to_the_release() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "images/a", "images/a/b/c", "files/script/a/1", "files/k3s/a", "boms/a/1/notes",
-        "other/a/1", "images/../1", "images/.a/1", "images//1", "files/deb/a b/1",
-        "models/a/b/c/d", "",
+        "images/a", "images/a/b/c", "files/script/a/1", "files/k3s/a", "boms/a/1/x", "other/a/1",
+        "images/../1", "images/.a/1", "images//1", "files/deb/a b/1", "models/a/b/c/d", "",
     ],
 )  # fmt: skip
 def test_a_path_of_nothing_that_is_known(path: str) -> None:
