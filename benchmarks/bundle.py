@@ -22,6 +22,7 @@ from appliance.core.ids import Digest
 from appliance.trust import metadata
 from appliance.trust.repository import NewTarget, Repository
 from appliance.trust.store import TrustStore
+from benchmarks import deltas, scrub
 from benchmarks.measure import Row, at_least, limit, timed
 from tests.helpers.gguf import small_llama
 
@@ -38,9 +39,10 @@ def run() -> list[Row]:
     try:
         repository = Repository.init_solo(scratch / "keys", _ORG, _now())
         bundle = _bundle(scratch, repository)
-        return [*_imports(scratch, bundle), _metadata(scratch)]
+        rows = [*_imports(scratch, bundle), _metadata(scratch)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return [*rows, *deltas.run(), *scrub.run()]
 
 
 def _now() -> datetime.datetime:
