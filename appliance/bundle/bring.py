@@ -54,11 +54,15 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A model whose blobs lie in ``incoming/``, or in the store already."""
+    """A model whose blobs lie in ``incoming/``, or in the store already.
+
+    ``config`` is one that was made for it; a ModelPack has its own among its blobs.
+    """
 
     variant: Variant
     manifest: bytes
     digests: tuple[Digest, ...]
+    config: bytes | None = None
 
 
 @dataclass
@@ -85,14 +89,13 @@ class Bringer:
             if is_layout(source):
                 return self._layout(source, wish)
             if source.is_file():
-                resolved = source.resolve()
-                return self._files(
-                    FolderMedium(resolved.parent), {source.name: resolved.name}, wish
-                )
-            return self._files(FolderMedium(source), {name: name for name in _names(source)}, wish)
+                real = source.resolve()  # whoever names a link means what it leads to
+                return self._files(FolderMedium(real.parent), {source.name: real.name}, wish)
+            names = _names(source)
+            return self._files(FolderMedium(source), {name: name for name in names}, wish)
 
     def _files(self, medium: FolderMedium, names: Mapping[str, str], wish: Wish) -> Brought:
-        """Copy files by their paths in the model; make a manifest that covers them."""
+        """Copy files, named by their paths in the model; make a manifest that covers them."""
         kinds = {path: content.kind_of(path) for path in names}
         for path, kind in kinds.items():
             content.check_name(path, kind)
@@ -110,10 +113,9 @@ class Bringer:
         content.check_together(files)
         facts = content.facts(files, self.blobs.open_received, self.housekeeping.look)
         manifest, config = modelpack.build(_described(wish), wish.variant, files, facts)
-        self.blobs.add(config)
         digest = Descriptor.of(manifest, MANIFEST_TYPE).digest
         variant = modelpack.read(wish.path, digest, manifest).variant
-        return Brought(variant, manifest, tuple(dict.fromkeys(self._received)))
+        return Brought(variant, manifest, tuple(dict.fromkeys(self._received)), config)
 
     def _layout(self, folder: Path, wish: Wish) -> Brought:
         """Copy a ModelPack as it is: its manifest stays the one that others know it by."""

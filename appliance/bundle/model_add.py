@@ -108,7 +108,9 @@ class LocalModels:
         new = [digest for digest in brought.digests if not blobs.has(digest)]
         blobs.admit(new)
         blobs.discard(brought.digests)  # what was in the store already
-        blobs.add(brought.manifest)
+        for data in (brought.config, brought.manifest):
+            if data is not None:
+                blobs.add(data)
         self._approve(brought, new, by)
         return brought.variant
 

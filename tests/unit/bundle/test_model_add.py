@@ -104,6 +104,16 @@ def test_a_file_becomes_a_model_that_may_start(box: Node, models: LocalModels, g
     assert not [name for name in contents(box.state) if name.endswith(".part")]
 
 
+def test_a_link_to_a_file_is_what_it_leads_to(
+    models: LocalModels, gguf: Path, tmp_path: Path
+) -> None:
+    """Model hubs keep files under their hashes, and links with their names."""
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "x-Q8_0.gguf").symlink_to(gguf.rename(tmp_path / "0a1b2c"))
+    found = models.add(tmp_path / "snapshot" / "x-Q8_0.gguf", Wish("mine"), "a test")
+    assert (found.file, found.name) == ("x-Q8_0.gguf", "Q8_0")
+
+
 def test_without_the_site_s_signature_it_may_not_start(
     box: Node, models: LocalModels, gguf: Path
 ) -> None:

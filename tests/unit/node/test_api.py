@@ -35,6 +35,7 @@ from appliance.node.software import Software
 from appliance.settings import NetworkSettings
 from appliance.software.shelf import Shelf, Staged
 from tests.fakes.controllers import FakeControllers
+from tests.helpers.gguf import write_small_llama
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.stores import care_of
@@ -176,6 +177,11 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]]
     ),
     ("POST", "/v1/import", {"path": "stick"}, UsageError, "absolute path"),
     ("POST", "/v1/import", {}, UsageError, "absolute path"),
+    ("POST", "/v1/models/local", {"path": "x.gguf", "name": "a"}, UsageError, "absolute path"),
+    ("POST", "/v1/models/local", {"path": "/x.gguf"}, UsageError, "needs a name"),
+    ("POST", "/v1/models/local", {"path": "/x", "name": 1}, UsageError, "are texts"),
+    ("POST", "/v1/models/local", {"path": "/no/x", "name": "a"}, NotFoundError, "no file"),
+    ("DELETE", "/v1/models/local/mine", None, NotFoundError, "brought no such model"),
     ("POST", "/v1/receipts/export", {"path": "stick"}, UsageError, "absolute path"),
     ("POST", "/v1/receipts/export", {"path": "/no/stick"}, NotFoundError, "no folder /no/stick"),
     ("POST", "/v1/time", {}, UsageError, "absolute path"),
@@ -250,6 +256,33 @@ def test_an_import_tells_its_progress_and_then_its_result(box: Box, small_bundle
     assert ME in str(box.audit())
 
 
+def test_a_model_of_one_s_own_comes_in_and_stays_while_it_is_asked_for(
+    box: Box, tmp_path: Path
+) -> None:
+    path = write_small_llama(tmp_path / "mine-Q4_0.gguf")
+
+    def story(client: HttpClient) -> None:
+        body = {"path": str(path), "name": "mine", "licence": "MIT", "embeddings": True}
+        lines = list(client.objects("POST", "/v1/models/local", body))
+        assert all("progress" in line for line in lines[:-1])
+        added = lines[-1]["added"]
+        assert (added["publisher"], added["name"], added["capabilities"]) == (
+            "local", "Q4_0", ["embeddings"],
+        )  # fmt: skip
+        client.call("POST", "/v1/apply", {"documents": [wire_deployment("notes", "mine@1.0.0")]})
+        with pytest.raises(UsageError, match="mine is asked for by notes") as caught:
+            client.call("DELETE", "/v1/models/local/mine")
+        assert caught.value.hint == "appliance delete notes, then try again"
+        client.call("DELETE", "/v1/deployments/notes")
+        assert client.call("DELETE", "/v1/models/local/mine?version=1.0.0")["removed"] == [added]
+        assert client.call("GET", "/v1/models") == {"models": []}
+
+    box.run(story)
+    kinds = [kind for kind, _ in box.audit()]
+    assert kinds == ["model-add", "apply", "delete", "model-remove"]
+    assert box.changes == 4
+
+
 def test_a_refused_import_arrives_as_the_refusal_it_is(box: Box, tmp_path: Path) -> None:
     def story(client: HttpClient) -> None:
         (tmp_path / "stick").mkdir()
@@ -262,7 +295,11 @@ def test_a_refused_import_arrives_as_the_refusal_it_is(box: Box, tmp_path: Path)
 
 def test_on_a_full_disk_nothing_new_is_begun_and_reading_goes_on(box: Box) -> None:
     def story(client: HttpClient) -> None:
-        for path, body in (("/v1/apply", {"documents": []}), ("/v1/import", {"path": "/x"})):
+        for path, body in (
+            ("/v1/apply", {"documents": []}),
+            ("/v1/import", {"path": "/x"}),
+            ("/v1/models/local", {"path": "/x", "name": "a"}),
+        ):
             with pytest.raises(NoSpaceError, match="nothing new is begun"):
                 client.call("POST", path, body)
         assert client.call("GET", "/v1/status")["node"] == "box-1"
