@@ -146,6 +146,10 @@ def test_a_registry_that_lies_is_found_out(fetcher: Fetcher, registry: FakeRegis
     registry.manifests["acme/small", manifest] = kind, data + b" "
     with pytest.raises(CorruptError, match="gave other bytes"):
         fetcher.fetch(of_registry(registry, which=f"@{manifest}"))
+    source = of_registry(registry)
+    locked = LockedSource(source=source, digest=digest_of(DATA), size=1, revision=manifest)
+    with pytest.raises(CorruptError, match="gave other bytes"):
+        fetcher.fetch(source, locked)
 
 
 def test_a_cut_link_is_said_as_such(fetcher: Fetcher, registry: FakeRegistry) -> None:
@@ -205,6 +209,16 @@ def test_a_damaged_copy_of_a_blob_is_fetched_again(tmp_path: Path) -> None:
     locked = LockedImage(source=source, digest=found.digest, size=found.size)
     assert images.fetch(source, tmp_path, tmp_path / "cache", locked) == found
     assert path.read_bytes() == good
+
+
+def test_a_layout_whose_layer_is_another_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "image")
+    blobs = (tmp_path / "image" / "blobs" / "sha256").iterdir()
+    (layer,) = [path for path in blobs if path.read_bytes().startswith(b"\x1f\x8b")]
+    layer.write_bytes(b"another layer")
+    with pytest.raises(CorruptError, match="holds other bytes"):
+        images.fetch(ImageSource(layout="image"), tmp_path, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("fetch-*"))
 
 
 def test_an_image_in_docker_s_own_format_is_refused_with_the_way_out(
