@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from appliance.bundle import build as builder
+from appliance.bundle.make import build as builder
 from appliance.core.ids import Digest
 from appliance.trust import metadata
 from appliance.trust.repository import NewTarget, Repository

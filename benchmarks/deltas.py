@@ -17,10 +17,10 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from appliance.bundle import build as builder
-from appliance.bundle import delta
-from appliance.bundle.delta import Recipe, Sized
-from appliance.bundle.sources import Fetcher, describe
+from appliance.bundle.format import delta
+from appliance.bundle.format.delta import Recipe, Sized
+from appliance.bundle.make import build as builder
+from appliance.bundle.make.sources import Fetcher, describe
 from appliance.cli.bundle import cache_folder
 from appliance.core import gguf
 from appliance.errors import ApplianceError
@@ -32,8 +32,8 @@ _REBUILD = r"""
 import hashlib, re, sys, time
 from contextlib import nullcontext
 from pathlib import Path
-from appliance.bundle import delta
-from appliance.bundle.rebuild import rebuilt
+from appliance.bundle.format import delta
+from appliance.bundle.format.rebuild import rebuilt
 recipe, old, new, digest, size = sys.argv[1:]
 made = delta.parse(Path(recipe).read_bytes(), delta.Sized(digest, int(size)))
 hasher, buffer = hashlib.sha256(), memoryview(bytearray(4 << 20))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import build as builder
-from appliance.bundle.sources import Fetcher, describe
+from appliance.bundle.make import build as builder
+from appliance.bundle.make.sources import Fetcher, describe
 from appliance.cli.bundle import cache_folder
 from tests.helpers.organisation import Node, Organisation
 

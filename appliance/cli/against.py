@@ -11,7 +11,7 @@ from appliance.cli.progress import ProgressLine
 from appliance.core.quantity import format_bytes
 
 if TYPE_CHECKING:
-    from appliance.bundle.against import Receipt
+    from appliance.bundle.make.against import Receipt
 
 Against = Annotated[
     Path | None,
@@ -37,7 +37,7 @@ class Thin:
 
 def receipt(path: Path | None, node_key: str | None) -> "Receipt | None":
     """Read the receipt that was named; say so when nobody vouches for its key."""
-    from appliance.bundle.against import read_receipt_file  # noqa: PLC0415
+    from appliance.bundle.make.against import read_receipt_file  # noqa: PLC0415
 
     if path is None:
         return None
@@ -50,7 +50,7 @@ def receipt(path: Path | None, node_key: str | None) -> "Receipt | None":
 
 def thinned(bundle: Path, given: "Receipt | None", folders: list[Path], line: ProgressLine) -> Thin:
     """Leave out what the receiver holds; without a receipt, nothing."""
-    from appliance.bundle.against import thin  # noqa: PLC0415
+    from appliance.bundle.make.against import thin  # noqa: PLC0415
 
     if given is None:
         return Thin()

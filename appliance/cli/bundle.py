@@ -47,7 +47,7 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
 
 
 def lock(definition: Definition, cache: Cache = None, as_json: AsJson = False) -> None:
-    from appliance.bundle import build as builder  # noqa: PLC0415 - `import` does without it
+    from appliance.bundle.make import build as builder  # noqa: PLC0415 - `import` does without it
 
     path = builder.lock(builder.read_definition(definition), cache_folder(cache))
     show({"lock": str(path)}, f"wrote {path}", as_json=as_json)
@@ -64,8 +64,8 @@ def build(  # noqa: PLR0913 - an argument an option
     node_key: thinning.NodeKey = None,
     as_json: AsJson = False,
 ) -> None:
-    from appliance.bundle import build as builder  # noqa: PLC0415
-    from appliance.bundle.countersign import to_sign  # noqa: PLC0415
+    from appliance.bundle.make import build as builder  # noqa: PLC0415
+    from appliance.bundle.make.countersign import to_sign  # noqa: PLC0415
     from appliance.trust.repository import Repository  # noqa: PLC0415
 
     receipt = thinning.receipt(against, node_key)
@@ -140,7 +140,7 @@ def split(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    from appliance.bundle import split as splitter  # noqa: PLC0415
+    from appliance.bundle.make import split as splitter  # noqa: PLC0415
 
     room = None if volume is None else bytes_of(volume)
     with ProgressLine(quiet=as_json) as line:

@@ -36,7 +36,7 @@ def show_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    from appliance.bundle import show as shown  # noqa: PLC0415
+    from appliance.bundle.look import show as shown  # noqa: PLC0415
 
     site = shown.Site.of(state_dir, root)
     found = shown.show(bundle, site, datetime.datetime.now(datetime.UTC))
@@ -44,7 +44,7 @@ def show_(
 
 
 def diff(old: Side, new: Side, as_json: AsJson = False) -> None:
-    from appliance.bundle import diff as differ  # noqa: PLC0415
+    from appliance.bundle.look import diff as differ  # noqa: PLC0415
 
     found = differ.diff(differ.open_side(old), differ.open_side(new))
     show(found, _diff_text(found), as_json=as_json)

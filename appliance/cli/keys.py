@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.bundle import countersign
+from appliance.bundle.make import countersign
 from appliance.cli import declare
 from appliance.cli.asking import PassphraseFile, Yes, confirm, new_passphrase, passphrase, screen
 from appliance.cli.common import AsJson, show

@@ -92,7 +92,7 @@ def presets(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    from appliance.bundle import presets as library  # noqa: PLC0415 - only this command needs it
+    from appliance.bundle.make import presets as library  # noqa: PLC0415 - only this command needs it
 
     found = library.presets(folder)
     rows = [

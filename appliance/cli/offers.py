@@ -26,7 +26,7 @@ def offers(
 
 
 def _found(at: Path | None) -> list[dict[str, Any]]:
-    from appliance.bundle import offers as looking  # noqa: PLC0415 - most commands do without
+    from appliance.bundle.media import offers as looking  # noqa: PLC0415 - most commands do without
     from appliance.hardware import sticks  # noqa: PLC0415
 
     places: list[tuple[str, Path, tuple[str, ...]]]

@@ -39,9 +39,9 @@ def push(
 
 
 def _pusher(to: str, settings: Path | None, line: ProgressLine) -> Any:
-    from appliance.bundle import roads  # noqa: PLC0415 - `import` does without it
-    from appliance.bundle.push import Pusher  # noqa: PLC0415
-    from appliance.bundle.registry import Reference, login_for  # noqa: PLC0415
+    from appliance.bundle.make.push import Pusher  # noqa: PLC0415
+    from appliance.bundle.media import roads  # noqa: PLC0415 - `import` does without it
+    from appliance.bundle.media.registry import Reference, login_for  # noqa: PLC0415
     from appliance.kit.throttle import Pace, Throttle  # noqa: PLC0415
     from appliance.settings import load  # noqa: PLC0415
 

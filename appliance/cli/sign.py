@@ -28,7 +28,7 @@ def sign(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    from appliance.bundle.countersign import open_session  # noqa: PLC0415
+    from appliance.bundle.make.countersign import open_session  # noqa: PLC0415
 
     session = open_session(bundle, key or [], keys, passphrase(passphrase_file))
     done: list[tuple[str, str]] = []

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import build as builder
-from appliance.bundle.build import Built, Progress
+from appliance.bundle.make import build as builder
+from appliance.bundle.make.build import Built, Progress
 from appliance.core.ids import NodeId
 from appliance.demo.supervisor import Supervisor
 from appliance.errors import ApplianceError, NotFoundError, PeerUnreachableError

@@ -6,8 +6,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import courier
-from appliance.bundle.courier import Carried
+from appliance.bundle.format import courier
+from appliance.bundle.format.courier import Carried
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, NotFoundError

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import roads
-from appliance.bundle.accept import Imported, Importer
-from appliance.bundle.medium import FolderMedium
-from appliance.bundle.pace import pace_of, patiently, windows_of
-from appliance.bundle.queue import Step
+from appliance.bundle.media import roads
+from appliance.bundle.media.medium import FolderMedium
+from appliance.bundle.media.pace import pace_of, patiently, windows_of
+from appliance.bundle.media.queue import Step
+from appliance.bundle.take.accept import Imported, Importer
 from appliance.core.documents import SiteSpec
 from appliance.hardware import sticks
 from appliance.kit.clock import Clock

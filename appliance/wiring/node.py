@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.bundle.accept import Importer, ImportParts
-from appliance.bundle.answers import AnswerTaker
-from appliance.bundle.intake import Housekeeping
-from appliance.bundle.receipts import ReceiptBook
+from appliance.bundle.take.accept import Importer, ImportParts
+from appliance.bundle.take.answers import AnswerTaker
+from appliance.bundle.take.intake import Housekeeping
+from appliance.bundle.take.receipts import ReceiptBook
 from appliance.cache import roots
 from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle.modelpack import MAX_MANIFEST_BYTES
+from appliance.bundle.format.modelpack import MAX_MANIFEST_BYTES
 from appliance.cache.blobs import BlobStore
 from appliance.core import wire
 from appliance.core.ids import Digest, digest

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.http_medium import HttpMedium
-from appliance.bundle.medium import FolderMedium, Medium
-from appliance.bundle.push import Pusher
-from appliance.bundle.reader import BundleReader
-from appliance.bundle.registry import Reference
-from appliance.bundle.registry_medium import RegistryMedium
+from appliance.bundle.make.push import Pusher
+from appliance.bundle.media.http_medium import HttpMedium
+from appliance.bundle.media.medium import FolderMedium, Medium
+from appliance.bundle.media.reader import BundleReader
+from appliance.bundle.media.registry import Reference
+from appliance.bundle.media.registry_medium import RegistryMedium
 from appliance.errors import IncompleteError, MalformedError
 from appliance.kit.weblink import Link, Url
 from tests.fakes.oci_registry import Registry

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from appliance.bundle import build as builder
+from appliance.bundle.make import build as builder
 from appliance.cli.bundle import cache_folder
 from appliance.core.documents import API_VERSION
 from appliance.demo.stack import NODE, Stack

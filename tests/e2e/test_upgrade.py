@@ -23,8 +23,8 @@ import pytest
 import yaml
 
 from appliance import __version__
-from appliance.bundle import build as builder
-from appliance.bundle import locking
+from appliance.bundle.make import build as builder
+from appliance.bundle.make import locking
 from appliance.cli.bundle import cache_folder
 from appliance.core.ids import Digest, NodeId, digest
 from appliance.demo.stack import Addresses

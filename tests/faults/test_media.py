@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.intake import Intake
-from appliance.bundle.queue import Step
+from appliance.bundle.media.queue import Step
+from appliance.bundle.take.intake import Intake
 from appliance.cache import copying
 from appliance.core.ids import Digest
 from appliance.errors import ApplianceError, IncompleteError, NoSpaceError

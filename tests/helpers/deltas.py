@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from appliance.bundle import delta
-from appliance.bundle.against import RECEIPT_TYPE
-from appliance.bundle.delta import Recipe, Sized
-from appliance.bundle.medium import read_at_most
-from appliance.bundle.rebuild import rebuilt
+from appliance.bundle.format import delta
+from appliance.bundle.format.delta import Recipe, Sized
+from appliance.bundle.format.rebuild import rebuilt
+from appliance.bundle.make.against import RECEIPT_TYPE
+from appliance.bundle.media.medium import read_at_most
 from appliance.core import wire
 from appliance.core.ids import Digest
 from appliance.trust import dsse

@@ -21,4 +21,4 @@ def wear(
             raise OSError(5, "Input/output error")
         return file.readinto(memoryview(buffer)[: after - file.tell()] if after else buffer)
 
-    monkeypatch.setattr("appliance.bundle.medium.read_into", read_into)
+    monkeypatch.setattr("appliance.bundle.media.medium.read_into", read_into)

@@ -4,12 +4,12 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle import build as builder
-from appliance.bundle import content
-from appliance.bundle.accept import Importer, ImportParts
-from appliance.bundle.answers import AnswerTaker
-from appliance.bundle.intake import Housekeeping
-from appliance.bundle.receipts import ReceiptBook
+from appliance.bundle.format import content
+from appliance.bundle.make import build as builder
+from appliance.bundle.take.accept import Importer, ImportParts
+from appliance.bundle.take.answers import AnswerTaker
+from appliance.bundle.take.intake import Housekeeping
+from appliance.bundle.take.receipts import ReceiptBook
 from appliance.cache.store import ModelStore
 from appliance.core.ids import NodeId
 from appliance.kit.clock import Clock, SystemClock

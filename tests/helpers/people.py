@@ -9,8 +9,8 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from appliance.bundle import build as builder
-from appliance.bundle.build import Built
+from appliance.bundle.make import build as builder
+from appliance.bundle.make.build import Built
 from appliance.cli.main import build as application
 from appliance.errors import ApplianceError
 from appliance.trust.repository import Repository

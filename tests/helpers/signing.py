@@ -27,7 +27,7 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization.json import JSONSerializer
 
-from appliance.bundle import modelpack
+from appliance.bundle.format import modelpack
 from appliance.core import wire
 from appliance.core.ids import hex_of
 from appliance.core.model import Variant

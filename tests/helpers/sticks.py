@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.answers import AnswerTaker
-from appliance.bundle.receipts import ReceiptBook
+from appliance.bundle.take.answers import AnswerTaker
+from appliance.bundle.take.receipts import ReceiptBook
 from appliance.core import wire
 from appliance.core.ids import Digest, NodeId
 from appliance.hub import receipts as hub_receipts

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from appliance.bundle import build as builder
+from appliance.bundle.make import build as builder
 from appliance.core.ids import Digest, hex_of
 from appliance.trust.repository import Repository
 from tests.conftest import need_tool

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.answers import TimeTaken
+from appliance.bundle.take.answers import TimeTaken
 from appliance.errors import ReplayError, SignatureError
 from appliance.hub import store
 from appliance.ledger import meta

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from appliance.bundle.bring import Wish
-from appliance.bundle.queue import Step
+from appliance.bundle.media.queue import Step
+from appliance.bundle.take.bring import Wish
 from appliance.errors import UsageError
 from appliance.node import desired
 from appliance.node.api.answers import object_of, route, told, who

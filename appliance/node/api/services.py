@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.bundle.accept import Importer
-from appliance.bundle.answers import AnswerTaker
-from appliance.bundle.model_add import LocalModels
-from appliance.bundle.receipts import ReceiptBook
+from appliance.bundle.take.accept import Importer
+from appliance.bundle.take.answers import AnswerTaker
+from appliance.bundle.take.model_add import LocalModels
+from appliance.bundle.take.receipts import ReceiptBook
 from appliance.cache.care import CacheCare
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from appliance.bundle.queue import Step
+from appliance.bundle.media.queue import Step
 from appliance.errors import LockedError, UsageError
 from appliance.node.api.answers import object_of, route, told, who
 from appliance.node.api.services import LocalServices

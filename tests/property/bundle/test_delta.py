@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.bundle import delta
-from appliance.bundle.delta import MAX_RECIPE_BYTES
+from appliance.bundle.format import delta
+from appliance.bundle.format.delta import MAX_RECIPE_BYTES
 from appliance.core import wire
 from appliance.errors import MalformedError, RefusedError
 from tests.helpers.deltas import delta_of, rebuild, sized

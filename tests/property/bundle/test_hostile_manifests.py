@@ -6,10 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.bundle import artifact, content, modelpack, oci
-from appliance.bundle.artifact import NamedBlob
-from appliance.bundle.content import Facts
-from appliance.bundle.oci import Descriptor
+from appliance.bundle.format import artifact, content, modelpack, oci
+from appliance.bundle.format.artifact import NamedBlob
+from appliance.bundle.format.content import Facts
+from appliance.bundle.format.oci import Descriptor
 from appliance.core import wire
 from appliance.core.definitions import BundleFiles, BundleModel
 from appliance.core.ids import Digest

@@ -11,9 +11,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.bundle.judge import Judge
-from appliance.bundle.medium import FolderMedium
-from appliance.bundle.reader import BundleReader
+from appliance.bundle.media.medium import FolderMedium
+from appliance.bundle.media.reader import BundleReader
+from appliance.bundle.take.judge import Judge
 from appliance.errors import DowngradeError
 from appliance.kit.clock import rfc3339
 from appliance.ledger import meta

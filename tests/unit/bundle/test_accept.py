@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.queue import Step
+from appliance.bundle.media.queue import Step
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.ledger import meta

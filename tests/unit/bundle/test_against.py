@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import against, delta
-from appliance.bundle.against import Receipt, Thinned, read_receipt, read_receipt_file, thin
-from appliance.bundle.contents import Contents
-from appliance.bundle.delta import Sized
-from appliance.bundle.medium import FolderMedium
-from appliance.bundle.rebuild import literal_path, made_against, rebuilt, recipe_path
+from appliance.bundle.format import delta
+from appliance.bundle.format.delta import Sized
+from appliance.bundle.format.rebuild import literal_path, made_against, rebuilt, recipe_path
+from appliance.bundle.look.contents import Contents
+from appliance.bundle.make import against
+from appliance.bundle.make.against import Receipt, Thinned, read_receipt, read_receipt_file, thin
+from appliance.bundle.media.medium import FolderMedium
 from appliance.cache.blobs import BlobStore
 from appliance.core import wire
 from appliance.core.ids import Digest

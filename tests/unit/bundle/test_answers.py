@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle import courier
-from appliance.bundle.answers import TimeTaken
-from appliance.bundle.medium import FolderMedium
+from appliance.bundle.format import courier
+from appliance.bundle.media.medium import FolderMedium
+from appliance.bundle.take.answers import TimeTaken
 from appliance.errors import (
     ApplianceError,
     ExpiredError,

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle import artifact, oci
-from appliance.bundle.artifact import NamedBlob
-from appliance.bundle.oci import Descriptor
+from appliance.bundle.format import artifact, oci
+from appliance.bundle.format.artifact import NamedBlob
+from appliance.bundle.format.oci import Descriptor
 from appliance.core import wire
 from appliance.core.definitions import BundleFiles
 from appliance.core.ids import Digest

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import build as builder
-from appliance.bundle.build import Built, Definition
+from appliance.bundle.make import build as builder
+from appliance.bundle.make.build import Built, Definition
 from appliance.cache import catalog
 from appliance.errors import (
     ApplianceError,
@@ -184,7 +184,7 @@ def test_what_is_no_model_is_not_built(
         builder.lock(definition, tmp_path / "cache")
     assert caught.value.exit_code == 27
     with monkeypatch.context() as patched:
-        patched.setattr("appliance.bundle.locking.check_files", lambda *_: None)
+        patched.setattr("appliance.bundle.make.locking.check_files", lambda *_: None)
         builder.lock(definition, tmp_path / "cache")  # as somebody may write a lock by hand
     error = refusal(definition, repository)
     assert (type(error), error.exit_code) == (MalformedError, 27)

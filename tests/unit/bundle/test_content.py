@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import content
-from appliance.bundle.content import Facts
+from appliance.bundle.format import content
+from appliance.bundle.format.content import Facts
 from appliance.core.ids import Digest
 from appliance.core.model import FileKind, ModelFile
 from appliance.errors import MalformedError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import courier
+from appliance.bundle.format import courier
 from appliance.errors import CorruptError, NoSpaceError, NotFoundError, StateUnusableError
 
 

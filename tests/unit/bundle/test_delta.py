@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle import delta
-from appliance.bundle.delta import MAX_RECIPE_BYTES, MAX_STEPS, Recipe, Sized, Step
+from appliance.bundle.format import delta
+from appliance.bundle.format.delta import MAX_RECIPE_BYTES, MAX_STEPS, Recipe, Sized, Step
 from appliance.core import wire
 from appliance.core.ids import Digest
 from appliance.core.tensors import PIECE, pieces

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import images
-from appliance.bundle.sources import Fetcher, describe
+from appliance.bundle.make import images
+from appliance.bundle.make.sources import Fetcher, describe
 from appliance.core import wire
 from appliance.core.definitions import (
     HuggingfaceSource,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import content, headers
-from appliance.bundle.headers import look_confined
-from appliance.bundle.intake import Housekeeping
+from appliance.bundle.format import content
+from appliance.bundle.take import headers
+from appliance.bundle.take.headers import look_confined
+from appliance.bundle.take.intake import Housekeeping
 from appliance.core.model import FileKind
 from appliance.errors import MalformedError
 from tests.conftest import ROOT
@@ -53,7 +54,8 @@ def test_what_is_wrong_with_a_file_is_said_as_ever(weights: Path) -> None:
 def test_a_parser_that_was_taken_over_is_killed(what: str) -> None:
     program = (
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from appliance.bundle import confined\nimport socket\nconfined.confine()\n{ESCAPES[what]}"
+        "from appliance.bundle.take import confined\nimport socket\nconfined.confine()\n"
+        f"{ESCAPES[what]}"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], check=False)
     assert done.returncode == -signal.SIGSYS
@@ -62,7 +64,7 @@ def test_a_parser_that_was_taken_over_is_killed(what: str) -> None:
 def test_a_parser_gets_only_so_much_memory() -> None:
     program = (
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from appliance.bundle import confined\nconfined.confine()\n"
+        "from appliance.bundle.take import confined\nconfined.confine()\n"
         "try:\n    bytearray(1 << 30)\nexcept MemoryError:\n    os._exit(7)"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], check=False)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.accept import Imported
-from appliance.bundle.http_medium import HttpMedium
-from appliance.bundle.pace import WindowClosedError
+from appliance.bundle.media.http_medium import HttpMedium
+from appliance.bundle.media.pace import WindowClosedError
+from appliance.bundle.take.accept import Imported
 from appliance.errors import (
     ApplianceError,
     CorruptError,

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.accept import Importer
-from appliance.bundle.intake import Intake
-from appliance.bundle.queue import Step
+from appliance.bundle.media.queue import Step
+from appliance.bundle.take.accept import Importer
+from appliance.bundle.take.intake import Intake
 from appliance.cache.copying import BUFFER_BYTES
 from appliance.core.ids import Digest
 from appliance.errors import NoSpaceError, NotFoundError, SignatureError

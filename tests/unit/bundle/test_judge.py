@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.judge import Judge
-from appliance.bundle.medium import FolderMedium
-from appliance.bundle.reader import BundleReader
+from appliance.bundle.media.medium import FolderMedium
+from appliance.bundle.media.reader import BundleReader
+from appliance.bundle.take.judge import Judge
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.errors import DowngradeError, RevokedError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.medium import FolderMedium
+from appliance.bundle.media.medium import FolderMedium
 from appliance.errors import CorruptError, IncompleteError, MalformedError
 from tests.helpers.media import wear
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from appliance.bundle import modelpack
-from appliance.bundle.bring import Wish, guessed_variant
-from appliance.bundle.content import Facts
-from appliance.bundle.model_add import LocalModels
+from appliance.bundle.format import modelpack
+from appliance.bundle.format.content import Facts
+from appliance.bundle.take.bring import Wish, guessed_variant
+from appliance.bundle.take.model_add import LocalModels
 from appliance.cache import catalog
 from appliance.core.definitions import BundleModel
 from appliance.core.ids import Digest, hex_of
@@ -33,7 +33,7 @@ from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer, digest_of
 
 if TYPE_CHECKING:
-    from appliance.bundle.queue import Step
+    from appliance.bundle.media.queue import Step
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
@@ -292,7 +292,7 @@ def test_nothing_there_and_no_room(
     assert type(refused(box, models, tmp_path / "nowhere.gguf", Wish("mine"))) is NotFoundError
     (tmp_path / "empty").mkdir()
     assert type(refused(box, models, tmp_path / "empty", Wish("mine"))) is MalformedError
-    monkeypatch.setattr("appliance.bundle.intake.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("appliance.bundle.take.intake.free_bytes", lambda _: 1000)
     error = refused(box, models, gguf, Wish("mine"))
     assert (type(error), error.exit_code) == (NoSpaceError, 24)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle import modelpack
-from appliance.bundle.content import Facts
+from appliance.bundle.format import modelpack
+from appliance.bundle.format.content import Facts
 from appliance.core import wire
 from appliance.core.definitions import BundleModel
 from appliance.core.ids import Digest

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from appliance.bundle import offers
-from appliance.bundle.offers import Offer
+from appliance.bundle.media import offers
+from appliance.bundle.media.offers import Offer
 from tests.helpers.signing import Draft, Signer
 
 

@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from appliance.bundle.pace import Gate, WindowClosedError, pace_of, patiently, windows_of
-from appliance.bundle.queue import Step
+from appliance.bundle.media.pace import Gate, WindowClosedError, pace_of, patiently, windows_of
+from appliance.bundle.media.queue import Step
 from appliance.core.documents import Site, SiteSpec
 from appliance.core.reading import parse_one
 from appliance.errors import BadDocumentError, IncompleteError

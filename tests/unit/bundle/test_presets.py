@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import build as builder
-from appliance.bundle.presets import STATUS, presets
-from appliance.bundle.sources import describe
+from appliance.bundle.make import build as builder
+from appliance.bundle.make.presets import STATUS, presets
+from appliance.bundle.make.sources import describe
 from appliance.core.quantity import parse_bytes
 from appliance.errors import BadDocumentError, NotFoundError
 from appliance.trust.repository import Repository

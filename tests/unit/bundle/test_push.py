@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import push as pushing
-from appliance.bundle.push import Pushed, Pusher
-from appliance.bundle.registry import Reference
-from appliance.bundle.registry_medium import RegistryMedium
+from appliance.bundle.make import push as pushing
+from appliance.bundle.make.push import Pushed, Pusher
+from appliance.bundle.media.registry import Reference
+from appliance.bundle.media.registry_medium import RegistryMedium
 from appliance.core import wire
 from appliance.core.ids import Digest
 from appliance.errors import (

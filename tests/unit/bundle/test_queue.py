@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.queue import Entry, ImportQueue
+from appliance.bundle.media.queue import Entry, ImportQueue
 from appliance.kit.files import locked
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.medium import FolderMedium
-from appliance.bundle.reader import BundleReader
+from appliance.bundle.media.medium import FolderMedium
+from appliance.bundle.media.reader import BundleReader
 from appliance.core.ids import Digest
 from appliance.errors import CorruptError, IncompleteError, MalformedError, NotFoundError
 from appliance.trust.workflow import CAPS

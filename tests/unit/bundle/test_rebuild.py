@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import pytest
 
-from appliance.bundle.delta import Recipe, Sized, Step
-from appliance.bundle.rebuild import damaged, left_out, made_against, rebuilt, require_bases
+from appliance.bundle.format.delta import Recipe, Sized, Step
+from appliance.bundle.format.rebuild import damaged, left_out, made_against, rebuilt, require_bases
 from appliance.cache.blobs import BlobStore
 from appliance.core.ids import Digest
 from appliance.errors import CorruptError, IncompleteError
@@ -181,8 +181,8 @@ def test_the_hint_is_put_into_words(hint: dict[str, object], says: str | None) -
 PEAK = """
 import re, sys
 from pathlib import Path
-from appliance.bundle.delta import Recipe, Sized, Step
-from appliance.bundle.rebuild import rebuilt
+from appliance.bundle.format.delta import Recipe, Sized, Step
+from appliance.bundle.format.rebuild import rebuilt
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 base = Sized("sha256:0", int(sys.argv[2]))

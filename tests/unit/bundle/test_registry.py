@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.push import Pusher
-from appliance.bundle.registry import Reference, login_for
-from appliance.bundle.registry_medium import (
+from appliance.bundle.make.push import Pusher
+from appliance.bundle.media.registry import Reference, login_for
+from appliance.bundle.media.registry_medium import (
     BUNDLE_TYPE,
     INDEX_TYPE,
     MANIFEST_TYPE,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle import diff as differ
-from appliance.bundle.against import read_receipt, thin
-from appliance.bundle.diff import diff, open_side
-from appliance.bundle.show import NOT_CHECKED, Site, show
+from appliance.bundle.look import diff as differ
+from appliance.bundle.look.diff import diff, open_side
+from appliance.bundle.look.show import NOT_CHECKED, Site, show
+from appliance.bundle.make.against import read_receipt, thin
 from appliance.cli import inspect
 from appliance.core import wire
 from appliance.errors import ApplianceError, IncompleteError, NotFoundError

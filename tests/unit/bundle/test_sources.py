@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.sources import Fetcher, describe
+from appliance.bundle.make.sources import Fetcher, describe
 from appliance.core.definitions import LockedSource, PypiSource, Source
 from appliance.core.ids import Digest
 from appliance.errors import (

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.split import split
-from appliance.bundle.volumes import Volume
+from appliance.bundle.make.split import split
+from appliance.bundle.media.volumes import Volume
 from appliance.core import wire
 from appliance.errors import (
     CorruptError,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import rebuild
-from appliance.bundle.against import read_receipt, thin
-from appliance.bundle.split import split
+from appliance.bundle.format import rebuild
+from appliance.bundle.make.against import read_receipt, thin
+from appliance.bundle.make.split import split
 from appliance.core.ids import Digest
 from tests.helpers.deltas import receipt
 from tests.helpers.gguf import small_llama

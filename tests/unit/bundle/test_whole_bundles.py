@@ -11,9 +11,10 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from appliance.bundle import artifact, locking, modelpack
-from appliance.bundle import build as builder
-from appliance.bundle.build import Built
+from appliance.bundle.format import artifact, modelpack
+from appliance.bundle.make import build as builder
+from appliance.bundle.make import locking
+from appliance.bundle.make.build import Built
 from appliance.cache import artefacts, catalog
 from appliance.core.ids import Digest, hex_of
 from appliance.errors import BadDocumentError, CorruptError, MalformedError

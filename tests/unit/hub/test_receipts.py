@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle import courier
+from appliance.bundle.format import courier
 from appliance.core import wire
 from appliance.errors import NotFoundError, ReplayError, SignatureError
 from appliance.hub import receipts as hub_receipts

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.queue import Entry
+from appliance.bundle.media.queue import Entry
 from appliance.core.ids import Digest
 from appliance.core.state import Origin
 from appliance.errors import (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.accept import Imported
-from appliance.bundle.pace import WindowClosedError
-from appliance.bundle.queue import Entry, Step
+from appliance.bundle.media.pace import WindowClosedError
+from appliance.bundle.media.queue import Entry, Step
+from appliance.bundle.take.accept import Imported
 from appliance.core import reading
 from appliance.errors import IncompleteError, NotFoundError, PeerUnreachableError, UsageError
 from appliance.hardware import sticks

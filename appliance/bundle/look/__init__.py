@@ -1,0 +1,1 @@
+"""Bundles shown to people: read without believing."""

@@ -1,0 +1,1 @@
+"""Making bundles: sources, locks, bills, signatures of several people, volumes. Never on a node."""

@@ -1,0 +1,1 @@
+"""What bundles are read from: folders, web servers, registries; at what pace."""

@@ -1,0 +1,1 @@
+"""Taking bundles in: judged, received, admitted, with a receipt. On nodes."""

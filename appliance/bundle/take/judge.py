@@ -1,0 +1,160 @@
+"""Whether a bundle may be believed: steps 1 to 8 of `TRUST.md`, "Importing a bundle".
+
+What comes out is the list of what is wanted, each signed by somebody who may. Nothing but metadata
+was read by then, and nothing but metadata was kept.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from appliance.bundle.media.reader import BundleReader
+from appliance.core import wire
+from appliance.errors import DowngradeError, MalformedError, ScopeError
+from appliance.kit.clock import Clock
+from appliance.ledger import meta
+from appliance.ledger.db import Ledger
+from appliance.trust import documents, floor, metadata, remembered, scope
+from appliance.trust.documents import (
+    MAX_DOCUMENT_BYTES,
+    REVOKED_PATH,
+    Director,
+    Revoked,
+    TrustDocument,
+)
+from appliance.trust.listed import Listed
+from appliance.trust.metadata import SignedTarget, Verified
+from appliance.trust.store import TrustStore
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a bundle brings, by the word of those who may say so.
+
+    ``wanted`` is of every family; ``revoked`` denies blobs that only their manifests name.
+    """
+
+    name: str
+    version: str
+    wanted: tuple[SignedTarget, ...]
+    revoked: Revoked
+
+    def family(self, name: str) -> tuple[SignedTarget, ...]:
+        """Return what is wanted of one family: ``models``, ``images``, ``files`` or ``boms``."""
+        return tuple(target for target in self.wanted if target.path.startswith(f"{name}/"))
+
+
+class Judge:
+    """Judges bundles by one node's trust, and keeps the newer metadata that they bring."""
+
+    def __init__(self, trust: TrustStore, ledger: Ledger, clock: Clock) -> None:
+        self._trust = trust
+        self._ledger = ledger
+        self._clock = clock
+
+    def judge(self, bundle: BundleReader, *, dry: bool = False) -> Judged:
+        """Take steps 1 to 8.
+
+        Args:
+            bundle: What is offered; each of its files of metadata is read once.
+            dry: Keep nothing of it, not even what was found good.
+
+        Raises:
+            RefusedError: the bundle must not be believed; its subclass says which rule it broke.
+        """
+        root = self._root(bundle, dry=dry)  # steps 2 and 3
+        now = floor.now(self._ledger.read(meta.floor), self._clock.utc())  # step 4
+        verified = metadata.refresh(  # steps 1, 3 and 5
+            root, self._trust.roles(), bundle.metadata, now.at
+        )
+        said = self._documents(bundle, verified, root)  # step 6
+        revoked = Revoked.parse(said[REVOKED_PATH]) if REVOKED_PATH in said else Revoked()
+        if not verified.is_new:
+            revoked = self._trust.revoked()
+        name, version = bundle.release()
+        wanted = self._resolve(bundle, Listed(verified.targets, revoked), name, version)  # step 7
+        if verified.is_new and not dry:
+            self._trust.commit(verified, said)  # step 8
+            remembered.rederive(self._trust, self._ledger)
+        return Judged(name, version, wanted, revoked)
+
+    def _root(self, bundle: BundleReader, *, dry: bool) -> bytes:
+        """Keep each good root before the next is looked at; keys that went lose their say of time.
+
+        What was kept stays, also when a later root is found to be bad.
+        """
+        before = root = self._trust.root()
+        try:
+            for version, data in metadata.advance_root(root, bundle.root):
+                root = data
+                if not dry:
+                    self._trust.add_root(version, data)
+        finally:
+            if root != before and not dry:
+                remembered.rederive(self._trust, self._ledger)
+        return root
+
+    def _documents(
+        self, bundle: BundleReader, verified: Verified, root: bytes
+    ) -> Mapping[str, bytes]:
+        """Read ``trust/*`` from top-level targets; an epoch never goes down."""
+        if not verified.is_new:
+            return {}
+        found = dict(_signed_documents(bundle, verified))
+        said: dict[str, TrustDocument] = {
+            path: documents.PARSERS[path](data) for path, data in found.items()
+        }
+        whose = self._ledger.read(meta.org)
+        for path, document in said.items():
+            if document.org != (whose := whose or document.org):
+                raise ScopeError(f"{path} is signed for {document.org!r}, not for {whose!r}")
+            highest = self._ledger.read(partial(meta.epoch, what=document.kind))
+            if document.epoch < highest:
+                raise DowngradeError(f"{document.kind} epoch {document.epoch} is below {highest}")
+            if isinstance(document, Director):
+                _check_apart(document, root)
+        return found
+
+    def _resolve(
+        self, bundle: BundleReader, listed: Listed, name: str, version: str
+    ) -> tuple[SignedTarget, ...]:
+        path = f"releases/{name}/{version}.json"
+        release = listed.targets.get(path)
+        if release is None or release.role != scope.TOP:
+            raise DowngradeError(
+                f"{name} {version} is not in the newest signed list that this node trusts",
+                hint="ask for a bundle that was signed later; what runs goes on",
+            )
+        said = wire.loads(
+            bundle.document(release.digest, release.length, MAX_DOCUMENT_BYTES), what=path
+        )
+        paths = said.get("targets")
+        if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
+            raise MalformedError(f"{path} does not list what belongs to it")
+        wanted = tuple(_wanted(listed, p) for p in dict.fromkeys(paths))
+        if len({target.digest for target in wanted}) != len(wanted):
+            raise MalformedError(f"{path} calls one manifest by two names")
+        return wanted
+
+
+def _signed_documents(bundle: BundleReader, verified: Verified) -> Iterator[tuple[str, bytes]]:
+    for path in documents.PARSERS:
+        listed = verified.targets.get(path)
+        if listed is not None and listed.role == scope.TOP:
+            yield path, bundle.document(listed.digest, listed.length, MAX_DOCUMENT_BYTES)
+
+
+def _check_apart(director: Director, root: bytes) -> None:
+    """The hub's keys lie on a machine with a link: none of them may be one that approves."""
+    approving = {key for key, _ in metadata.key_uses(root)}
+    if approving & (director.keys | director.sync_keys):
+        raise ScopeError("a key of the director holds a role in the organisation's metadata")
+
+
+def _wanted(listed: Listed, path: str) -> SignedTarget:
+    target = listed.targets.get(path)
+    if target is None:
+        raise DowngradeError(f"{path} is wanted, but no longer in the signed list")
+    scope.check_wanted(path, target.role, target.media_type)
+    listed.revoked.check(target.digest, path)
+    return target
