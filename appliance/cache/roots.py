@@ -41,7 +41,12 @@ def all_roots(db: sqlite3.Connection) -> list[Root]:
     """Return every root, whether its blobs are whole or not."""
     models = [Root(v.manifest, v.reference, v) for v in catalog.everything(db)]
     others = [
-        Root(held.manifest, held.path, stays="it came with a bundle", blobs=held.blobs)
+        Root(
+            held.manifest,
+            held.path,
+            stays="one of the newest two that bundles brought",
+            blobs=held.blobs,
+        )
         for held in artefacts.everything(db)
     ]
     return models + others
