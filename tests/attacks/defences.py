@@ -1,0 +1,621 @@
+"""Every defence, and how it is switched off: one function or one constant, replaced.
+
+``instead`` is given the original and returns what stands in its place: the same but for the one
+thing that the defence is about. It takes the refusal back, or repairs what would be complained of.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tuf.api import _payload as tuf_payload
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+from tuf.ngclient._internal import trusted_metadata_set as tuf_set
+from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+
+from appliance.bundle import delta, intake, judge, medium, modelpack, reader, rebuild
+from appliance.bundle.medium import read_at_most
+from appliance.cache import blobs
+from appliance.core import signedtime, wire
+from appliance.core.ids import digest
+from appliance.errors import ApplianceError, CorruptError
+from appliance.ledger import meta, receipts, streams
+from appliance.node import fleet
+from appliance.trust import (
+    documents,
+    dsse,
+    envelope,
+    floor,
+    listed,
+    metadata,
+    publishers,
+    remembered,
+    scope,
+    store,
+    workflow,
+)
+
+MUCH = 1 << 26
+"""More than any attack has: buffers of this size are made."""
+
+
+Place = tuple[Any, str]
+"""A module or a class, and the name of a function in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Defence:
+    """What it checks, what is replaced to switch it off, and what stands there then.
+
+    ``at`` is where it complains, when that is another place than what is replaced, or when
+    complaining is all that the replacement leaves out.
+    """
+
+    what: str
+    owner: Any
+    name: str
+    instead: Callable[[Any], Any]
+    at: tuple[Place, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Return the function that complains, as one would search for it."""
+        owner, name = self.at[0] if self.at else (self.owner, self.name)
+        is_class = isinstance(owner, type)
+        module = owner.__module__ if is_class else owner.__name__
+        return f"{module}: {owner.__name__}.{name}" if is_class else f"{module}: {name}"
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether one can see when it matters; who reads a constant, one cannot."""
+        return bool(self.at) or callable(getattr(self.owner, self.name))
+
+    def watch(self, patch: pytest.MonkeyPatch, matters: Callable[[], object]) -> None:
+        """Have ``matters`` called whenever another thing would happen if it were off."""
+        for owner, name in self.at or ((self.owner, self.name),):
+            patch.setattr(owner, name, self._watched(getattr(owner, name), matters))
+
+    def _watched(self, original: Any, matters: Callable[[], object]) -> Any:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = original(*args, **kwargs)
+            except BaseException:
+                matters()
+                raise
+            is_check = isinstance(self.instead, Check) and self.instead.is_content_with(result)
+            if not self.at and not is_check:
+                matters()
+            return result
+
+        return watched
+
+    def switch_off(self, patch: pytest.MonkeyPatch) -> None:
+        """Switch it off until ``patch`` is undone."""
+        if isinstance(self.owner, dict):
+            patch.setitem(self.owner, self.name, self.instead(self.owner[self.name]))
+        else:
+            new = self.instead(getattr(self.owner, self.name))
+            patch.setattr(self.owner, self.name, new)
+
+
+READ: tuple[Place, ...] = ((medium.FolderMedium, "read"),)
+DOCUMENT: tuple[Place, ...] = ((reader.BundleReader, "document"),)
+
+# --- ways to switch off ---------------------------------------------------------------------------
+
+
+class Check:
+    """What stands for a function that only looks and complains: it answers, and complains less."""
+
+    def __init__(self, answer: object = None, *, only: str | None = None) -> None:
+        """``only``: call the original, and take back no other complaint than the one that says so.
+
+        Without it, ``answer`` is all that is left of the function.
+        """
+        self._answer = answer
+        self._only = only
+
+    def is_content_with(self, result: object) -> bool:
+        """Whether this result of the original is what would have come without it."""
+        return self._only is not None or result is self._answer
+
+    def __call__(self, original: Any) -> Any:
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            if self._only is None:
+                return self._answer
+            try:
+                return original(*args, **kwargs)
+            except ApplianceError as error:
+                if self._only in error.what:
+                    return self._answer
+                raise
+
+        return checked
+
+
+def passing(answer: object = None) -> Check:
+    """Return what stands for a check: it finds nothing wrong."""
+    return Check(answer)
+
+
+def forgiving(text: str, answer: object = None) -> Check:
+    """Return the same check, which takes back the refusal that says ``text``."""
+    return Check(answer, only=text)
+
+
+def doing_nothing(answer: object = None) -> Callable[[Any], Any]:
+    """Return what stands for a function that has an effect."""
+    return lambda _: lambda *_a, **_k: answer
+
+
+def being(value: object) -> Callable[[Any], Any]:
+    """Return what stands for a constant."""
+    return lambda _: value
+
+
+def repairing(change: Callable[[dict[str, Any]], object]) -> Callable[[Any], Any]:
+    """Return a reader of JSON that repairs what it read before anybody can complain."""
+
+    def instead(original: Any) -> Any:
+        def loads(data: bytes, *, what: str) -> dict[str, Any]:
+            found: dict[str, Any] = original.loads(data, what=what)
+            change(found)
+            return found
+
+        return SimpleNamespace(loads=loads, dumps=original.dumps)
+
+    return instead
+
+
+class _Anything(str):
+    """Equal to every text."""
+
+    __slots__ = ()
+
+    def __eq__(self, _: object) -> bool:
+        return True
+
+    def __ne__(self, _: object) -> bool:
+        return False
+
+    __hash__ = str.__hash__
+
+
+ANYTHING = _Anything()
+
+
+# --- keys and roots -------------------------------------------------------------------------------
+
+
+def _unsigned(applies: Callable[[Any, str, bytes], bool]) -> Callable[[Any], Any]:
+    def instead(original: Any) -> Any:
+        def verify(self: Any, role: str, payload: bytes, signatures: Any) -> None:
+            if not applies(self, role, payload):
+                original(self, role, payload, signatures)
+
+        return verify
+
+    return instead
+
+
+def _signed_by(what: str, applies: Callable[[Any, str, bytes], bool]) -> Defence:
+    owner, name = tuf_payload._DelegatorMixin, "verify_delegate"
+    return Defence(what, owner, name, _unsigned(applies), ((owner, name),))
+
+
+def _of_next_root(delegator: Any, role: str, payload: bytes) -> bool:
+    return role == "root" and bool(delegator.version < json.loads(payload)["version"])
+
+
+def _of_same_root(delegator: Any, role: str, payload: bytes) -> bool:
+    return role == "root" and bool(delegator.version == json.loads(payload)["version"])
+
+
+OLD_ROOT = _signed_by("a root is signed by enough keys of the one before", _of_next_root)
+NEW_ROOT = _signed_by("a root is signed by enough of its own keys", _of_same_root)
+SIGNED = {
+    role: _signed_by(
+        f"{role} is signed by enough of the keys that root names for it",
+        lambda _delegator, signed, _payload, role=role: signed == role,
+    )
+    for role in ("timestamp", "snapshot", "targets")
+}
+SIGNED_BY_PUBLISHER = _signed_by(
+    "a publisher's list is signed by enough of the keys that targets name for it",
+    lambda _delegator, role, _payload: role.startswith("publisher-"),
+)
+DISTINCT_KEYS = Defence(
+    "a threshold counts distinct public keys, not key ids", scope, "check_keys", passing()
+)
+
+
+def _any_number(original: Any) -> Any:
+    def update_root(self: Any, data: bytes) -> Root:
+        self.root.version = Metadata[Root].from_bytes(data).signed.version - 1
+        return original(self, data)  # type: ignore[no-any-return]
+
+    return update_root
+
+
+NEXT_ROOT = Defence(
+    "a root follows the one before, number by number", TrustedMetadataSet, "update_root",
+    _any_number, ((TrustedMetadataSet, "update_root"),),
+)  # fmt: skip
+FAST_FORWARD = Defence(
+    "what replaced keys signed is forgotten", metadata, "_still_signed",
+    lambda _: lambda _root, stored: {} if stored is None else stored.by_role(),
+)  # fmt: skip
+FLOOR_OF_KEY = Defence(
+    "what a replaced key said of the time is forgotten", floor, "kept",
+    lambda _: lambda rows, _keys: tuple(rows),
+)  # fmt: skip
+
+# --- time -----------------------------------------------------------------------------------------
+
+CLOCK = Defence(
+    "the clock is believed between the floor and 400 days above it", floor, "now",
+    lambda _: lambda _floor, clock: floor.Now(clock, proven=True),
+)  # fmt: skip
+EXPIRY = {
+    kind.type: Defence(
+        f"{kind.type} has not expired at the node's time", kind, "is_expired", passing(answer=False)
+    )
+    for kind in (Root, Timestamp, Snapshot, Targets)
+}
+ISSUED_FIRST = Defence(
+    "a role is issued before it expires", metadata, "_issued", forgiving("at or after the time")
+)
+ISSUE_TIME = Defence(
+    "a role says when it was issued", metadata, "_issue_time", forgiving("x-issued", floor.BUILT)
+)
+REACH = Defence(
+    "online keys move the floor 400 days beyond offline ones at most", signedtime, "REACH",
+    lambda original: original * 90,
+)  # fmt: skip
+REDERIVED = Defence(
+    "the floor is derived again from the metadata in force", remembered, "rederive", doing_nothing()
+)
+
+# --- metadata -------------------------------------------------------------------------------------
+
+
+def _of_any_type(original: Any) -> Any:
+    def load(role: Any, data: bytes, delegator: Any = None, name: str | None = None) -> Any:
+        found = Metadata[Any].from_bytes(data)
+        if delegator is not None:
+            delegator.verify_delegate(name or role.type, found.signed_bytes, found.signatures)
+        return found.signed, found.signed_bytes, found.signatures
+
+    del original
+    return load
+
+
+def _without_memory(role: str) -> Callable[[Any], Any]:
+    def instead(original: Any) -> Any:
+        def update(self: Any, data: bytes, *args: Any, **kwargs: Any) -> Any:
+            self._trusted_set.pop(role, None)
+            return original(self, data, *args, **kwargs)
+
+        return update
+
+    return instead
+
+
+TYPE = Defence("a role's file is of the role's type", tuf_set, "_load_from_metadata", _of_any_type)
+REMEMBERED = Defence("the node remembers what is in force", store.TrustStore, "roles", passing())
+TIMESTAMP_ROLLBACK = Defence(
+    "a newer timestamp never names an older snapshot", TrustedMetadataSet, "update_timestamp",
+    _without_memory("timestamp"),
+)  # fmt: skip
+SNAPSHOT_ROLLBACK = Defence(
+    "a newer snapshot never names an older list, and drops none", TrustedMetadataSet,
+    "update_snapshot", _without_memory("snapshot"),
+)  # fmt: skip
+ONE_CONTENT = Defence("equal version means equal bytes", metadata, "_check_one_content", passing())
+HASHES = Defence(
+    "a file is the one that the role above names by length and hash", MetaFile,
+    "verify_length_and_hashes", passing(),
+)  # fmt: skip
+DESCRIBED = Defence("lengths and hashes are there", metadata, "_check_described", passing())
+CAPS = {
+    role: Defence(
+        f"{role}: at most {size >> 10} KiB are read", workflow.CAPS, role, being(MUCH), READ,
+    )
+    for role, size in workflow.CAPS.items()
+}  # fmt: skip
+HINT_CAP = Defence(
+    "bundle.json: at most 1 MiB is read", reader, "_MAX_HINT_BYTES", being(MUCH), READ
+)
+MOST_DELEGATIONS = Defence(
+    "at most 256 publishers are asked for",
+    scope,
+    "MAX_DELEGATIONS",
+    being(MUCH),
+    ((scope, "publishers"),),
+)
+
+# --- what is declared, and who may list what ------------------------------------------------------
+
+
+def _apart(found: dict[str, Any]) -> None:
+    if set(found.get("sync", ())) & set(found.get("keys", ())):
+        found["sync"] = [digest("sha256:" + "cc" * 32)[7:]]
+
+
+def _unchecked_bytes(original: Any) -> Any:
+    def document(self: Any, wanted: Any, length: int, cap: int) -> bytes:
+        try:
+            return original(self, wanted, length, cap)  # type: ignore[no-any-return]
+        except ApplianceError as error:
+            if "other bytes" not in error.what:
+                raise
+        with self.open(reader.blob_name(wanted)) as file:
+            return read_at_most(file, cap)
+
+    return document
+
+
+def _nested(original: Any) -> Any:
+    def merged(top: Any, below: Any) -> Any:
+        for targets in below.values():
+            targets.delegations = None
+        return original(top, below)
+
+    return merged
+
+
+class _AnyFamily(dict[str, re.Pattern[str]]):
+    """Knows a form for every family, and it allows everything."""
+
+    def get(self, _key: str, _default: Any = None) -> Any:
+        return re.compile(r"(?s).*")
+
+
+EPOCHS = Defence("epochs never go down", meta, "epoch", passing(0))
+ORGANISATION = Defence("documents are for the node's organisation", meta, "org", passing())
+DIRECTOR_APART = Defence(
+    "no key of the director's approves anything", judge, "_check_apart", passing()
+)
+SYNC_APART = Defence(
+    "the keys that instruct are not those that acknowledge", documents, "wire", repairing(_apart),
+    ((judge.Judge, "_documents"),),
+)  # fmt: skip
+DOCUMENT_CAP = Defence(
+    "a document has at most 1 MiB", judge, "MAX_DOCUMENT_BYTES", being(MUCH), DOCUMENT
+)
+DOCUMENT_BYTES = Defence(
+    "a document's bytes hash to what is signed, before they are parsed", reader.BundleReader,
+    "document", _unchecked_bytes, DOCUMENT,
+)  # fmt: skip
+SCOPE = Defence("a role lists only what it may", scope, "check_signer", passing())
+DELEGATION = Defence(
+    "targets delegate exactly a publisher's own models, terminating", scope, "_check_delegation",
+    lambda _: lambda name, found: scope.check_keys(name, found.roles[name], found.keys),
+    ((scope, "_check_delegation"),),
+)  # fmt: skip
+NESTED = Defence(
+    "a publisher delegates no further", metadata, "_merged", _nested, ((metadata, "_merged"),)
+)
+FAMILY = Defence(
+    "a path is of a family that is imported, and leads nowhere else", scope, "_FAMILIES",
+    _AnyFamily, ((scope, "check_wanted"),),
+)  # fmt: skip
+MEDIA_TYPE = Defence(
+    "a path is signed as the media type of its family", scope, "MANIFEST_TYPE", being(ANYTHING),
+    ((scope, "check_wanted"), (scope, "check_signer")),
+)  # fmt: skip
+REVOCATION = Defence("nothing that is denied by name", documents.Revoked, "check", passing())
+HINT_NAME = Defence(
+    "names from an unsigned hint are harmless text", reader, "_WORD", being(re.compile(r"(?s).*")),
+    ((reader.BundleReader, "release"),),
+)  # fmt: skip
+
+# --- manifests and bytes --------------------------------------------------------------------------
+
+
+def _manifest(what: str, change: Callable[[dict[str, Any]], object]) -> Defence:
+    return Defence(what, modelpack, "wire", repairing(change), ((modelpack, "read"),))
+
+
+def _descriptors(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [found["config"], *found["layers"]]
+
+
+def _without(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda found: [blob.pop(name, None) for blob in _descriptors(found)]
+
+
+def _hashed_anyway(original: Any) -> Any:
+    def fetch(*args: Any) -> Any:
+        try:
+            return original(*args)
+        except CorruptError as error:
+            if "before its signed length" in error.what:
+                raise CorruptError("what is too short holds other bytes as well") from error
+            raise
+
+    return fetch
+
+
+SPACE = Defence(
+    "signed lengths fit before a byte is written", intake.Intake, "require_space", doing_nothing()
+)
+MANIFEST_CAP = Defence(
+    "a manifest has at most 4 MiB", modelpack, "MAX_MANIFEST_BYTES", being(MUCH), DOCUMENT
+)
+MANIFEST_TYPE = _manifest(
+    "a manifest says that it is of the type that is signed",
+    lambda found: found.update(mediaType=modelpack.MANIFEST_TYPE),
+)
+ARTIFACT_TYPE = _manifest(
+    "a model's manifest is a ModelPack artifact",
+    lambda found: found.update(artifactType=modelpack.ARTIFACT_TYPE),
+)
+NOT_BOTH = _manifest("a manifest is no index as well", lambda found: found.pop("manifests", None))
+NO_URLS = _manifest("no blob lies at an address", _without("urls"))
+NO_DATA = _manifest("no blob is inline", _without("data"))
+LAYER_TYPE = _manifest(
+    "layers are raw: nothing is unpacked",
+    lambda found: [
+        layer.update(mediaType=modelpack.WEIGHT_TYPE) for layer in found.get("layers", [])
+    ],
+)
+FILE_NAME = Defence(
+    "a file's name is plain", modelpack, "_FILE", being(re.compile(r"(?s).*")),
+    ((modelpack, "read"),),
+)  # fmt: skip
+NO_LINKS = Defence(
+    "nothing is read through a link", os, "O_NOFOLLOW", being(0), ((medium.FolderMedium, "open"),)
+)
+REGULAR = Defence(
+    "only regular files are read", medium.stat, "S_ISREG", passing(answer=True),
+    ((medium.FolderMedium, "open"),),
+)  # fmt: skip
+OTHER_BYTES = Defence(
+    "a blob hashes to what is signed", blobs.BlobStore, "_fetch",
+    forgiving("holds other bytes", answer=True),
+)  # fmt: skip
+TOO_LONG = Defence(
+    "a blob ends at its signed length", blobs.BlobStore, "_fetch",
+    forgiving("is longer than its signed length", answer=True),
+)  # fmt: skip
+TOO_SHORT = Defence(
+    "a blob does not end before its signed length",
+    blobs.BlobStore,
+    "_fetch",
+    _hashed_anyway,
+    ((blobs.BlobStore, "_fetch"),),
+)
+HEADER = Defence(
+    "a weight file's header is one, and says what the manifest says", intake.Intake,
+    "_check_header", passing(),
+)  # fmt: skip
+DISCARDED = Defence(
+    "of a refused import nothing stays", blobs.BlobStore, "discard", doing_nothing()
+)
+
+# --- deltas ---------------------------------------------------------------------------------------
+
+
+def _for_this_output(original: Any) -> Any:
+    def parse(data: bytes, output: Any) -> Any:
+        found = json.loads(data)
+        found["output"] = output.to_wire()
+        return original(wire.dumps(found), output)
+
+    return parse
+
+
+RECIPE_OUTPUT = Defence(
+    "a recipe is for the blob that is signed",
+    delta,
+    "parse",
+    _for_this_output,
+    ((delta, "parse"),),
+)
+RECIPE_STEPS = Defence(
+    "steps stay inside their bases and make up the signed length", delta, "_check", passing()
+)
+RECIPE_CAP = Defence("a recipe has at most 2 MiB", delta, "MAX_RECIPE_BYTES", being(MUCH), READ)
+MOST_STEPS = Defence(
+    "a recipe has at most 32,768 steps", delta, "MAX_STEPS", being(MUCH), ((delta, "parse"),)
+)
+BASES = Defence("a delta's bases are in the store", rebuild, "require_bases", passing())
+ACCUSATION = Defence(
+    "a base is put away only when it is damaged itself", rebuild, "damaged", lambda _: list
+)
+
+# --- at the start ---------------------------------------------------------------------------------
+
+
+def _only_revoked(_: Any) -> Any:
+    def check(self: Any, path: str, manifest: Any, *more: Any) -> None:
+        for found in (manifest, *more):
+            self.revoked.check(found, path)
+
+    return check
+
+
+LISTED = Defence(
+    "what starts is in the newest list",
+    listed.Listed,
+    "check",
+    _only_revoked,
+    ((listed.Listed, "check"),),
+)
+
+# --- envelopes ------------------------------------------------------------------------------------
+
+
+def _of_any_slot(original: Any) -> Any:
+    def verify(data: bytes, _kind: str, keys: Any, **how: Any) -> Any:
+        return original(data, json.loads(data)["payloadType"], keys, **how)
+
+    return verify
+
+
+def _addressee(name: str) -> Defence:
+    def instead(original: Any) -> Any:
+        return lambda self: {k: v for k, v in original(self).items() if k != name}
+
+    return Defence(
+        f"an envelope's {name} is the node's", envelope.Addressee, "fields", instead,
+        ((envelope, "accept"),),
+    )  # fmt: skip
+
+
+def _of_any_batch(original: Any) -> Any:
+    def acknowledge(db: Any, stream: Any, upto: int, batch_hash: str) -> Any:
+        named = "SELECT hash FROM batches WHERE stream = ? AND first + count - 1 = ?"
+        row = db.execute(named, (stream, upto)).fetchone()
+        return original(db, stream, upto, row[0] if row else batch_hash)
+
+    return acknowledge
+
+
+ENVELOPE_SIGNED = Defence(
+    "an envelope is signed by a key that may sign it", dsse, "verifies", passing(answer=True)
+)
+ENVELOPE_TYPE = Defence(
+    "an envelope is of the slot's type", dsse, "verify", _of_any_slot, ((dsse, "verify"),)
+)
+ENVELOPE_CAP = Defence(
+    "an envelope has at most 64 KiB", dsse.verify.__kwdefaults__, "most", being(MUCH),
+    ((dsse, "verify"),),
+)  # fmt: skip
+ONE_MEANING = Defence(
+    "no key stands twice in JSON", wire, "_no_duplicates", being(dict), ((wire, "_no_duplicates"),)
+)
+ADDRESSEE = {name: _addressee(name) for name in ("org", "node", "nodeKey", "dbEpoch")}
+DIRECTOR_EPOCH = Defence(
+    "a director whose epoch ended is not followed", envelope, "check_director_epoch",
+    passing(answer=True),
+)  # fmt: skip
+ENVELOPE_EXPIRY = Defence(
+    "an envelope has not expired at the node's time", envelope, "check_expiry", passing()
+)
+ORDER = Defence(
+    "generations go up, and one number means one content", envelope, "check_order",
+    passing(answer=True),
+)  # fmt: skip
+BROUGHT = Defence(
+    "a word that names what is not listed waits", fleet.FleetInbox, "_missing", passing("")
+)
+NONCE = Defence(
+    "a time answers the question that waits, once",
+    receipts,
+    "use_nonce",
+    doing_nothing(answer=True),
+)
+ACKNOWLEDGED = Defence(
+    "an acknowledgement names the batch's hash", streams, "acknowledge", _of_any_batch
+)
+PASSED_SCOPE = Defence(
+    "a list that is passed on lists its publisher's own models", publishers, "_check_scope",
+    passing(),
+)  # fmt: skip
