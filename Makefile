@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGUMENTS = --bundle bundles/demo.yaml --witness witness/witness.py $(if $(ONCE),--once)
 
-.PHONY: demo test check bench docs chaos-demo clean
+.PHONY: demo test test-attacks check bench docs chaos-demo clean
 
 demo: $(STAMP)
 	@scripts/system-packages mosquitto
@@ -17,7 +17,11 @@ test: $(STAMP)
 		gcc libc6-dev strace e2fsprogs fuse3 libfuse3-3
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 tests/unit tests/property
-	$(BIN)/pytest --ignore tests/unit --ignore tests/property
+	@$(MAKE) --no-print-directory test-attacks
+	$(BIN)/pytest --ignore tests/unit --ignore tests/property --ignore tests/attacks
+
+test-attacks: $(STAMP)
+	$(BIN)/pytest -n 2 tests/attacks
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ thing that the defence is about. It takes the refusal back, or repairs what woul
 import json
 import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -18,12 +19,23 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from tuf.ngclient._internal import trusted_metadata_set as tuf_set
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
-from appliance.bundle import delta, intake, judge, medium, modelpack, reader, rebuild
+from appliance.bundle import (
+    artifact,
+    content,
+    delta,
+    intake,
+    judge,
+    medium,
+    modelpack,
+    oci,
+    reader,
+    rebuild,
+)  # fmt: skip
 from appliance.bundle.medium import read_at_most
 from appliance.cache import blobs
 from appliance.core import signedtime, wire
 from appliance.core.ids import digest
-from appliance.errors import ApplianceError, CorruptError
+from appliance.errors import ApplianceError, CorruptError, SignatureError
 from appliance.ledger import meta, receipts, streams
 from appliance.node import fleet
 from appliance.trust import (
@@ -32,6 +44,7 @@ from appliance.trust import (
     envelope,
     floor,
     listed,
+    local,
     metadata,
     publishers,
     remembered,
@@ -216,12 +229,15 @@ def _of_same_root(delegator: Any, role: str, payload: bytes) -> bool:
     return role == "root" and bool(delegator.version == json.loads(payload)["version"])
 
 
+def _of_role(wanted: str) -> Callable[[Any, str, bytes], bool]:
+    return lambda _delegator, role, _payload: role == wanted
+
+
 OLD_ROOT = _signed_by("a root is signed by enough keys of the one before", _of_next_root)
 NEW_ROOT = _signed_by("a root is signed by enough of its own keys", _of_same_root)
 SIGNED = {
     role: _signed_by(
-        f"{role} is signed by enough of the keys that root names for it",
-        lambda _delegator, signed, _payload, role=role: signed == role,
+        f"{role} is signed by enough of the keys that root names for it", _of_role(role)
     )
     for role in ("timestamp", "snapshot", "targets")
 }
@@ -419,7 +435,8 @@ HINT_NAME = Defence(
 
 
 def _manifest(what: str, change: Callable[[dict[str, Any]], object]) -> Defence:
-    return Defence(what, modelpack, "wire", repairing(change), ((modelpack, "read"),))
+    places = ((modelpack, "read"), (artifact, "read"))
+    return Defence(what, oci, "wire", repairing(change), places)
 
 
 def _descriptors(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -446,7 +463,7 @@ SPACE = Defence(
     "signed lengths fit before a byte is written", intake.Intake, "require_space", doing_nothing()
 )
 MANIFEST_CAP = Defence(
-    "a manifest has at most 4 MiB", modelpack, "MAX_MANIFEST_BYTES", being(MUCH), DOCUMENT
+    "a manifest has at most 4 MiB", intake, "MAX_MANIFEST_BYTES", being(MUCH), DOCUMENT
 )
 MANIFEST_TYPE = _manifest(
     "a manifest says that it is of the type that is signed",
@@ -466,14 +483,14 @@ LAYER_TYPE = _manifest(
     ],
 )
 FILE_NAME = Defence(
-    "a file's name is plain", modelpack, "_FILE", being(re.compile(r"(?s).*")),
-    ((modelpack, "read"),),
+    "a file's name is plain", content, "NAME", being(re.compile(r"(?s).*")),
+    ((modelpack, "read"), (artifact, "read")),
 )  # fmt: skip
 NO_LINKS = Defence(
     "nothing is read through a link", os, "O_NOFOLLOW", being(0), ((medium.FolderMedium, "open"),)
 )
 REGULAR = Defence(
-    "only regular files are read", medium.stat, "S_ISREG", passing(answer=True),
+    "only regular files are read", stat, "S_ISREG", passing(answer=True),
     ((medium.FolderMedium, "open"),),
 )  # fmt: skip
 OTHER_BYTES = Defence(
@@ -492,8 +509,11 @@ TOO_SHORT = Defence(
     ((blobs.BlobStore, "_fetch"),),
 )
 HEADER = Defence(
-    "a weight file's header is one, and says what the manifest says", intake.Intake,
-    "_check_header", passing(),
+    "a file is what its name says, and says what the manifest says", modelpack, "check", passing()
+)
+PICKLE = Defence(
+    "nothing that runs code when it is opened, whatever its name", content, "_check_magic",
+    passing(),
 )  # fmt: skip
 DISCARDED = Defence(
     "of a refused import nothing stays", blobs.BlobStore, "discard", doing_nothing()
@@ -541,6 +561,24 @@ def _only_revoked(_: Any) -> Any:
     return check
 
 
+def _of_any_key(original: Any) -> Any:
+    def read(state: Any) -> Any:
+        try:
+            return original(state)
+        except SignatureError:
+            return Metadata[Targets].from_bytes((state / local.LIST).read_bytes()).signed
+
+    return read
+
+
+SITE_SIGNED = Defence(
+    "the site's list is signed by the site's key", local, "_read", _of_any_key, ((local, "_read"),)
+)
+SITE_SCOPE = Defence("the site's list names nothing but local/*", local, "_check_path", passing())
+SITE_SHADOW = Defence(
+    "the site's list takes no name that the organisation has", local, "organisation_models",
+    passing(frozenset()),
+)  # fmt: skip
 LISTED = Defence(
     "what starts is in the newest list",
     listed.Listed,

@@ -6,21 +6,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tuf.api.metadata import Delegations
 
-from appliance.bundle import delta, modelpack, rebuild
+from appliance.bundle import artifact, delta, modelpack, oci, rebuild
 from appliance.bundle.delta import Recipe, Sized, Step
 from appliance.bundle.medium import FolderMedium
+from appliance.bundle.oci import Descriptor
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.core.documents import Disk
-from appliance.core.ids import Digest
+from appliance.core.ids import LOCAL, Digest
+from appliance.core.model import FileKind
 from appliance.errors import DowngradeError, RevokedError
+from appliance.trust import local
 from appliance.trust.documents import DIRECTOR_PATH
+from appliance.trust.metadata import SignedTarget
 from tests.attacks import defences as d
-from tests.attacks.attack import FELL, HARMED, Attempt, Scene, attack, good, importing
+from tests.attacks.attack import FELL, HARMED, NOW, Attempt, Scene, attack, good, importing
 from tests.attacks.on_metadata import from_vendor, other
 from tests.helpers.gguf import small_llama
+from tests.helpers.models import digest_of as digest_for
+from tests.helpers.models import variant
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Publisher, blob_path, digest_of, revoked, target
 
@@ -107,12 +114,14 @@ def publisher_that_delegates(s: Scene) -> Path:
     return s.bundle(from_vendor(edit=hand_on))
 
 
-@attack("import 7", d.FAMILY, 28, row="targets", kind="wrong role")
+@attack("import 7", d.FAMILY, 28, row="targets", kind="wrong role", without=27)
 def release_of_a_playbook(s: Scene) -> Path:
     """A release wants what this node does not import."""
     draft = good()
     draft.release["targets"] = [draft.path, "playbooks/site/1.0.0"]
-    return s.bundle(draft, also={"playbooks/site/1.0.0": target(b"{}", MANIFEST_TYPE)})
+    folder = s.bundle(draft, also={"playbooks/site/1.0.0": target(b"{}", MANIFEST_TYPE)})
+    blob_path(folder, b"{}").write_bytes(b"{}")
+    return folder
 
 
 @attack("import 7", d.FAMILY, 28, row="targets", without=27)
@@ -142,10 +151,12 @@ def release_of_a_revoked_model(s: Scene) -> Path:
 
 @attack("import 7", d.DOCUMENT_BYTES, 26, kind="mix-and-match")
 def release_with_other_bytes(s: Scene) -> Path:
-    """The stick says what else belongs to the release than was signed."""
-    draft = good()
-    folder = s.bundle(draft, also={"images/old/1.0.0": target(b"{}", MANIFEST_TYPE)})
-    mine = {**draft.release, "targets": ["images/old/1.0.0"]}
+    """The stick says that an older model belongs to the release."""
+    draft, old = good(), other("0.9.0")
+    folder = s.bundle(draft, also=old.listed())
+    for data in old.blobs.values():
+        blob_path(folder, data).write_bytes(data)
+    mine = {**draft.release, "targets": [old.path]}
     draft.file(folder, "release").write_bytes(wire.dumps(mine))
     return folder
 
@@ -258,13 +269,30 @@ def named(s: Scene, name: str) -> Path:
 @attack("import 10", d.FILE_NAME, 27, keeps=True)
 def file_that_leads_elsewhere(s: Scene) -> Path:
     """A file's name leads out of its folder."""
-    return named(s, "../../../../identity/node.pem")
+    return named(s, "../../../../identity/model.gguf")
 
 
 @attack("import 10", d.FILE_NAME, 27, keeps=True)
 def file_that_is_hidden(s: Scene) -> Path:
     """A file's name begins with a dot."""
-    return named(s, ".profile")
+    return named(s, ".model.gguf")
+
+
+@attack("import 10", d.FILE_NAME, 27, row="targets", keeps=True)
+def package_that_leads_elsewhere(s: Scene) -> Path:
+    """A package's name leads out of its folder."""
+    draft, data = good(), b"a package"
+    layer = Descriptor.of(data, artifact.FILE_TYPE).to_wire(
+        annotations={oci.TITLE: "../../../etc/cron.d/job"}
+    )
+    empty = Descriptor.of(oci.EMPTY, oci.EMPTY_TYPE)
+    manifest = oci.manifest(artifact.artifact_type("deb"), empty, [layer], {})
+    path = "files/deb/job/1"
+    draft.release["targets"] = [draft.path, path]
+    folder = s.bundle(draft, also={path: target(manifest, MANIFEST_TYPE)})
+    for blob in (manifest, data, oci.EMPTY):
+        blob_path(folder, blob).write_bytes(blob)
+    return folder
 
 
 @attack("import 10", d.REVOCATION, 29, row="targets", kind="revocation", keeps=True)
@@ -459,6 +487,22 @@ def weights_that_are_a_pickle(s: Scene) -> Path:
     return s.bundle(good(b"\x80\x04\x95cos\nsystem\n"))
 
 
+@attack("import 13", d.PICKLE, 27, keeps=True, rests_on=(d.HEADER,))
+def tokenizer_that_is_a_pickle(s: Scene) -> Path:
+    """A file beside the weights is a pickle under another name."""
+    draft, pickle = good(), b"\x80\x04\x95cos\nsystem\n"
+    layer = {
+        "mediaType": modelpack.LAYER_TYPES[FileKind.CONFIG],
+        "digest": digest_of(pickle),
+        "size": len(pickle),
+        "annotations": {modelpack.FILEPATH: "tokenizer.model"},
+    }
+    draft.manifest["layers"].append(layer)
+    folder = s.bundle(draft)
+    blob_path(folder, pickle).write_bytes(pickle)
+    return folder
+
+
 @attack("import 13", d.HEADER, 27, keeps=True)
 def manifest_that_lies_about_memory(s: Scene) -> Path:
     """A manifest says that a model needs less memory than it does, so that others starve."""
@@ -506,3 +550,51 @@ def start_of_what_is_revoked(s: Scene) -> Attempt:
     then.revoked = revoked(digest_of(draft.blobs["manifest"]))
     s.took(then, versions=(2, 2, 2), also=draft.listed())
     return starting
+
+
+# --- what a site signs for itself -----------------------------------------------------------------
+
+
+def own(path: str) -> SignedTarget:
+    return SignedTarget(path, MANIFEST, 500, MANIFEST_TYPE, LOCAL)
+
+
+MANIFEST = digest_for("a model of the site's own")
+
+
+def starting_own(node: Node) -> object:
+    """Start what the site brought, as the controller does."""
+    found = node.trust.listed()
+    mine = local.listed(node.state, local.organisation_models(found.targets))
+    brought = variant("small", publisher=LOCAL, manifest=MANIFEST)
+    found.with_local(mine).check_variant(brought)
+    return None
+
+
+@attack("import 15", d.SITE_SHADOW, 22, row="site", kind="wrong role", rests_on=(d.LISTED,))
+def site_model_that_takes_an_organisations_name(s: Scene) -> Attempt:
+    """The site's own model takes the name of one that the organisation approved."""
+    s.took()
+    local.approve(s.node.state, own("local/small/1.0.0/Q4_0"), NOW)
+    return starting_own
+
+
+@attack("import 15", d.SITE_SIGNED, 20, row="site", kind="wrong key")
+def site_list_by_another_key(s: Scene) -> Attempt:
+    """Another machine's list of its own models is put here."""
+    for state in (s.node.state, s.folder / "elsewhere"):
+        (state / "identity").mkdir(parents=True, exist_ok=True)
+        local.approve(state, own("local/small/1.0.0/Q4_0"), NOW)
+    there = (s.folder / "elsewhere" / local.LIST).read_bytes()
+    (s.node.state / local.LIST).write_bytes(there)
+    return starting_own
+
+
+@attack("import 15", d.SITE_SCOPE, 28, row="site", kind="wrong role")
+def site_list_beyond_its_path(s: Scene) -> Attempt:
+    """The site's key approves a model as a publisher's."""
+    with pytest.MonkeyPatch.context() as patch:
+        d.SITE_SCOPE.switch_off(patch)
+        local.approve(s.node.state, own("models/rival/large/1.0.0/Q4_0"), NOW)
+        local.approve(s.node.state, own("local/small/1.0.0/Q4_0"), NOW)
+    return starting_own

@@ -261,8 +261,9 @@ def acknowledgement_of_another_batch(s: Scene) -> Attempt:
 def _acknowledging(s: Scene, key: SigningKey, batch_hash: str) -> Attempt:
     s.took()
     batch = s.node.ledger.record(partial(streams.seal, stream=Stream.AUDIT, make=_one, most=1))
-    upto = batch.result().upto
-    entry = {"epoch": s.node.ledger.epoch, "upto": upto, "hash": batch_hash}
+    sealed = batch.result()
+    assert sealed is not None
+    entry = {"epoch": s.node.ledger.epoch, "upto": sealed.upto, "hash": batch_hash}
     data = s.sealed({"streams": {Stream.AUDIT: entry}}, Slot.ACK, key)
 
     def acknowledge(node: Node) -> object:

@@ -5,6 +5,7 @@ a difference: it never comes to what is switched off, or that found nothing to c
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 
@@ -22,7 +23,7 @@ def concerned(stage: Stage) -> Mapping[Defence, set[Attack]]:
         with pytest.MonkeyPatch.context() as patch:
             for defence in DEFENCES:
                 if defence.is_seen:
-                    defence.watch(patch, lambda d=defence, a=attack: found[d].add(a))
+                    defence.watch(patch, partial(found[defence].add, attack))
             assert stage.play(attack) == attack.verdict
     return found
 
