@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> int:
         "cli.md": cli(),
         "documents.md": documents(),
         "errors.md": error_codes(),
+        "security.md": security(),
         "settings.md": setting_groups(),
     }
     stale = []
@@ -39,6 +41,15 @@ def main() -> int:
         print(f"docs/reference is not current: {', '.join(stale)}; run make docs")
         return 1
     return 0
+
+
+def security() -> str:
+    """Return the page of defences with what is made from the corpus of attacks in its places."""
+    sys.path.insert(0, str(ROOT))  # the corpus belongs to the tests, which are not installed
+    os.environ["PYTHONPATH"] = str(ROOT)
+    from tests.attacks import page  # noqa: PLC0415
+
+    return page.filled((REFERENCE / "security.md").read_text())
 
 
 def cli() -> str:

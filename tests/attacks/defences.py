@@ -19,19 +19,10 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from tuf.ngclient._internal import trusted_metadata_set as tuf_set
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
-from appliance.bundle import (
-    artifact,
-    content,
-    delta,
-    intake,
-    judge,
-    medium,
-    modelpack,
-    oci,
-    reader,
-    rebuild,
-)  # fmt: skip
-from appliance.bundle.medium import read_at_most
+from appliance.bundle.format import artifact, content, delta, modelpack, oci, rebuild
+from appliance.bundle.media import medium, reader
+from appliance.bundle.media.medium import read_at_most
+from appliance.bundle.take import intake, judge
 from appliance.cache import blobs
 from appliance.core import signedtime, wire
 from appliance.core.ids import digest

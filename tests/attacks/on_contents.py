@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Delegations
 
-from appliance.bundle import artifact, delta, modelpack, oci, rebuild
-from appliance.bundle.delta import Recipe, Sized, Step
-from appliance.bundle.medium import FolderMedium
-from appliance.bundle.oci import Descriptor
+from appliance.bundle.format import artifact, delta, modelpack, oci, rebuild
+from appliance.bundle.format.delta import Recipe, Sized, Step
+from appliance.bundle.format.oci import Descriptor
+from appliance.bundle.media.medium import FolderMedium
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.core.documents import Disk
