@@ -68,7 +68,7 @@ def seen_roles(root: bytes | None, files: Mapping[str, bytes]) -> Iterator[SeenR
 def _seen(role: str, part: Metadata[Any], signer: Root | Targets | None) -> SeenRole:
     signed = part.signed
     issued = signed.unrecognized_fields.get("x-issued")
-    facts = (signed.version, None if issued is None else str(issued), str(signed.expires))
+    facts = (signed.version, None if issued is None else str(issued), rfc3339(signed.expires))
     if signer is None:
         return SeenRole(role, *facts, tuple(SeenKey(str(keyid)) for keyid in part.signatures))
     result = signer.get_verification_result(role, part.signed_bytes, part.signatures)
