@@ -11,6 +11,8 @@ from typing import Any
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Key, Metadata, Root, Targets
 
+from appliance.kit.clock import rfc3339
+
 _NAME_FIELD = "x-name"
 
 

@@ -19,7 +19,7 @@ from appliance.errors import ApplianceError
 from appliance.node import identity
 from appliance.trust.envelope import Addressee, Slot, seal
 from appliance.trust.keys import SigningKey
-from tests.attacks.defences import Defence
+from tests.attacks.switches import Defence
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.importing import imported, keep_house, small_node
 from tests.helpers.organisation import Node

@@ -30,7 +30,7 @@ from tests.attacks.attack import (
     director,
     good,
 )
-from tests.attacks.on_metadata import other
+from tests.attacks.on_keys import other
 from tests.helpers.models import wire_deployment
 from tests.helpers.organisation import Node
 from tests.helpers.signing import ISSUED, Publisher, digest_of, new_key, revoked, target

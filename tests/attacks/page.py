@@ -20,7 +20,7 @@ from appliance.node import identity
 from appliance.trust.keys import SigningKey
 from tests.attacks.attack import ACCEPTED, Attack, Verdict
 from tests.attacks.corpus import ATTACKS
-from tests.attacks.defences import Defence
+from tests.attacks.switches import Defence
 from tests.helpers.signing import ISSUED, Draft, Signer
 
 _CODES = {family.exit_code: family.code for family in errors.families()}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.attacks.attack import Attack, Stage, Verdict
 from tests.attacks.corpus import ATTACKS, DEFENCES
-from tests.attacks.defences import Defence
+from tests.attacks.switches import Defence
 
 
 @pytest.fixture(scope="session")
