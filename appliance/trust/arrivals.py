@@ -162,6 +162,9 @@ def adopt(
         _check_finished(ceremony)
         number = int(ceremony.targets.signed.version)
         if before is not None and before.targets.signed.version == number:
+            # Another copy of the same list was finished: its timestamp has a number that is used.
+            if ceremony.timestamp_number > before.timestamp.signed.version:
+                files.keep(ceremony)
             return number, False
         _take_declarations(files, ceremony.targets.signed, documents)
         files.keep(ceremony)

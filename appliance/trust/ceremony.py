@@ -99,6 +99,11 @@ class Ceremony:
         """Whether nodes will take it."""
         return not any(standing.missing for standing in self.standings())
 
+    @property
+    def timestamp_number(self) -> int:
+        """The version of the timestamp; 0 while nobody drafted one."""
+        return 0 if self.timestamp is None else int(self.timestamp.signed.version)
+
     def standings(self) -> list[Standing]:
         """Return how far each file is, in the order in which they must be done."""
         return [self._standing(role) for role in ORDER]

@@ -142,6 +142,24 @@ def test_the_next_list_goes_on_from_the_adopted_one(company: Company, tmp_path: 
     assert finn.run("keys", "adopt", company.keys, bundle).stdout == "list 2 was here already\n"
 
 
+def test_two_copies_that_were_finished_leave_no_number_to_be_used_again(
+    company: Company, tmp_path: Path
+) -> None:
+    """Else the next list's timestamp has the second copy's number, and nodes take it for a lie."""
+    finn = company[FINISHER]
+    bundle = company.sign(unsigned(company), ["dora", "emil", "dora"])
+    copies = [finn.take(shutil.copytree(bundle, tmp_path / name)) for name in ("one", "two")]
+    for copy in copies:
+        assert finn.sign_bundle(copy, "--keys", company.keys)["finished"]
+    following = company.sign(company.build("1.1.0").folder)
+    node = Node.create(tmp_path / "n", (company.keys / "metadata" / "1.root.json").read_bytes())
+    try:
+        for each in (*copies, following):
+            node.importer.run(each, "a test")
+    finally:
+        node.close()
+
+
 def test_what_was_given_up_gives_its_number_away_for_good(company: Company) -> None:
     finn = company[FINISHER]
     assert finn.ask("keys", "discard", company.keys) == {"discarded": 1}
