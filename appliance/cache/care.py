@@ -14,6 +14,7 @@ from appliance.cache.pins import SitePin
 from appliance.cache.roots import Root
 from appliance.cache.scrub import Progress, Scrub, verify_now
 from appliance.cache.store import ModelStore
+from appliance.core.ids import Digest
 from appliance.errors import NotFoundError
 from appliance.kit.files import free_bytes
 from appliance.ledger.db import Ledger
@@ -84,23 +85,26 @@ class CacheCare:
     def verify(self, name: str | None, tell: Progress) -> dict[str, Any]:
         """Look at all blobs of what ``name`` names, or of all there are, at full speed.
 
+        What of it is ``wanted`` was lost earlier, or is not whole now.
+
         Raises:
             NotFoundError: nothing here has that name.
         """
         self.health.look()
         inventory = self.inventory
-        if name is None:
-            digests = sorted(inventory.store.sizes())
-        else:
-            needs = inventory.ledger.read(index.needs)
-            named = {d for root in self._named(name) for d in needs.get(root.manifest, ())}
-            digests = sorted(named & inventory.store.sizes().keys())
+        asked = None if name is None else self._needed(name)
+        here = set(inventory.store.sizes())
+        digests = sorted(here if asked is None else asked & here)
         found = verify_now(inventory, self.health, digests, tell)
         bad = {digest: verdict.why for digest, verdict in found.items() if verdict.blake3 is None}
         return {
             "verified": len(found) - len(bad),
             "bad": bad,
-            "wanted": [wanted.to_wire() for wanted in self.health.wanted()],
+            "wanted": [
+                wanted.to_wire()
+                for wanted in self.health.wanted()
+                if asked is None or wanted.digest in asked
+            ],
         }
 
     def pin(self, name: str, why: str, by: str) -> list[str]:
@@ -132,6 +136,10 @@ class CacheCare:
             effect = partial(pins.unset_pin, manifest=root.manifest, name=root.reference)
             self.inventory.ledger.record(effect, Fact(Stream.AUDIT, "unpin", at, body)).result()
         return [root.reference for root in found]
+
+    def _needed(self, name: str) -> set[Digest]:
+        needs = self.inventory.ledger.read(index.needs)
+        return {digest for root in self._named(name) for digest in needs.get(root.manifest, ())}
 
     def _named(self, name: str) -> list[Root]:
         found = [root for root in self.inventory.roots() if name in _names(root)]

@@ -10,6 +10,8 @@ from appliance.cli.status import wanted_line
 from appliance.core.quantity import format_bytes
 from appliance.errors import CorruptError, UsageError
 
+_BRING_AGAIN = "import the bundle that brings them again; appliance store ls says which models"
+
 Name = Annotated[
     str, typer.Argument(help="A model, MODEL@VERSION, one variant as store ls names it, a digest.")
 ]
@@ -94,7 +96,11 @@ def _must_be_whole(found: dict[str, Any]) -> None:
     if found["bad"]:
         raise CorruptError(
             f"damaged blobs were taken out of the store: {len(found['bad'])}",
-            hint="import the bundle that brings them again; appliance store ls says which models",
+            hint=_BRING_AGAIN,
+        )
+    if found["wanted"]:
+        raise CorruptError(
+            f"blobs that models need are not here: {len(found['wanted'])}", hint=_BRING_AGAIN
         )
 
 

@@ -88,6 +88,14 @@ def test_verify_takes_out_what_is_damaged_and_says_what_is_wanted(box: Box) -> N
         box.run("verify")
 
 
+def test_verify_is_not_content_while_a_blob_is_away(box: Box) -> None:
+    box.weights().unlink()
+    for words in (("--all",), ("small",), ("small",)):
+        with pytest.raises(CorruptError, match="models need are not here: 1"):
+            box.text("verify", *words)
+    assert box.run("verify", "boms/small/1.0.0/mlbom") == {"verified": 3, "bad": {}, "wanted": []}
+
+
 def test_gc_says_what_and_why_before_it_does_it(box: Box) -> None:
     stray = box.state / "store/blobs/sha256" / ("0" * 64)
     stray.write_bytes(b"x")
