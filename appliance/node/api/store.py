@@ -84,6 +84,8 @@ def _text(body: dict[str, Any], field: str) -> str:
     found = body.get(field)
     if not isinstance(found, str) or not found.strip() or len(found) > _LONGEST_REASON:
         raise UsageError(f"{field} is not a text of 1 to {_LONGEST_REASON} characters")
+    if not found.isprintable():
+        raise UsageError(f"{field} holds characters that cannot be shown")
     return found.strip()
 
 

@@ -126,3 +126,5 @@ def test_a_pin_is_set_with_its_reason_and_let_go_of(box: Box) -> None:
         box.text("pin", "other", "--why", "x")
     with pytest.raises(UsageError, match="why is not a text"):
         box.text("pin", "small", "--why", " ")
+    with pytest.raises(UsageError, match="why holds characters that cannot be shown"):
+        box.text("pin", "small", "--why", "red \x1b[31m")
