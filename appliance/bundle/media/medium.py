@@ -81,6 +81,8 @@ class FolderMedium:
                 self.folder / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             )
         except (FileNotFoundError, NotADirectoryError) as error:
+            if not self.folder.is_dir():  # pulled, and unmounted: no fault of the bundle
+                raise interrupted(path, error) from error
             raise IncompleteError(
                 f"the bundle lacks {path}", hint="copy all of the bundle's folder"
             ) from error

@@ -9,7 +9,13 @@ import pytest
 from appliance.bundle.media.medium import FolderMedium
 from appliance.bundle.media.reader import BundleReader
 from appliance.core.ids import Digest
-from appliance.errors import CorruptError, IncompleteError, MalformedError, NotFoundError
+from appliance.errors import (
+    CorruptError,
+    IncompleteError,
+    InterruptedImportError,
+    MalformedError,
+    NotFoundError,
+)
 from appliance.trust.workflow import CAPS
 from tests.helpers.media import wear
 from tests.helpers.signing import digest_of
@@ -96,6 +102,14 @@ def test_a_document_is_the_signed_one(folder: Path) -> None:
         reader.document(DIGEST, len(DATA) - 2, 100)
     with pytest.raises(IncompleteError, match="the bundle lacks blobs/sha256/"):
         reader.document(Digest("sha256:" + "0" * 64), 1, 100)
+
+
+def test_a_folder_that_went_away_interrupts(folder: Path) -> None:
+    """Whoever pulled the stick puts it back; a bundle that lacks a file must be made again."""
+    reader = BundleReader(FolderMedium(folder))
+    folder.rename(folder.with_name("pulled"))
+    with pytest.raises(InterruptedImportError, match="cannot be read: No such file"):
+        reader.document(DIGEST, len(DATA), 100)
 
 
 @pytest.mark.parametrize(
