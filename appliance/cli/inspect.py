@@ -93,7 +93,7 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 
 def _role_lines(role: dict[str, Any]) -> list[str]:
-    head = f"  {role['role']:<12}"
+    head = f"  {role['role']:<11} "
     if role["trouble"]:
         return [f"{head}not readable: {role['trouble']}"]
     facts = f"{head}version {role['version']}, issued {role['issued'] or 'not said'}"

@@ -280,3 +280,8 @@ def test_paths_that_differ_in_their_version_alone_are_one_thing() -> None:
     assert thing("files/deb/a/1") == thing("files/deb/a/2") != thing("files/wheel/a/1")
     assert thing("boms/demo/1/sbom") == thing("boms/demo/2/sbom") != thing("boms/demo/1/mlbom")
     assert thing("x") != thing("y")
+
+
+def test_a_long_role_s_name_stands_by_itself() -> None:
+    role = {"role": "publisher-contoso", "trouble": "cut"}
+    assert inspect._role_lines(role) == ["  publisher-contoso not readable: cut"]
