@@ -60,7 +60,8 @@ class KeysFolder:
         except OSError as error:
             raise NotFoundError(
                 f"{self.path} holds no organisation's keys",
-                hint=f"appliance keys init --solo {self.path}",
+                hint=f"appliance keys init {self.path} …, or to compare with what others sign: "
+                f"appliance keys adopt {self.path} 1.root.json",
             ) from error
         return str(found["org"])
 

@@ -30,7 +30,8 @@ class BundleReader:
         if medium.size("tuf/timestamp.json") is None:
             raise IncompleteError(
                 f"{medium.name} holds no signed list (tuf/timestamp.json)",
-                hint="name the folder that has bundle.json in it, and copy all of it",
+                hint="name the folder that has bundle.json in it, and copy all of it; a bundle "
+                "that not enough people have signed has none yet",
             )
 
     def root(self, version: int) -> bytes | None:

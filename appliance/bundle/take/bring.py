@@ -91,6 +91,11 @@ class Bringer:
             if source.is_file():
                 real = source.resolve()  # whoever names a link means what it leads to
                 return self._files(FolderMedium(real.parent), {source.name: real.name}, wish)
+            if not source.is_dir():
+                raise NotFoundError(
+                    f"there is no model at {source}",
+                    hint="name a GGUF file, a folder with a model's files, or an OCI layout",
+                )
             names = _names(source)
             return self._files(FolderMedium(source), {name: name for name in names}, wish)
 

@@ -154,7 +154,10 @@ def _check_apart(director: Director, root: bytes) -> None:
 def _wanted(listed: Listed, path: str) -> SignedTarget:
     target = listed.targets.get(path)
     if target is None:
-        raise DowngradeError(f"{path} is wanted, but no longer in the signed list")
+        raise DowngradeError(
+            f"{path} is wanted, but no longer in the signed list",
+            hint="a newer list is known here, which took it away: ask for a newer bundle",
+        )
     scope.check_wanted(path, target.role, target.media_type)
     listed.revoked.check(target.digest, path)
     return target

@@ -289,7 +289,8 @@ def test_what_cannot_be_a_name(box: Node, models: LocalModels, gguf: Path, wish:
 def test_nothing_there_and_no_room(
     box: Node, models: LocalModels, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert type(refused(box, models, tmp_path / "nowhere.gguf", Wish("mine"))) is NotFoundError
+    error = refused(box, models, tmp_path / "nowhere.gguf", Wish("mine"))
+    assert (type(error), "there is no model at" in str(error)) == (NotFoundError, True)
     (tmp_path / "empty").mkdir()
     assert type(refused(box, models, tmp_path / "empty", Wish("mine"))) is MalformedError
     monkeypatch.setattr("appliance.bundle.take.intake.free_bytes", lambda _: 1000)

@@ -89,7 +89,9 @@ def test_keys_are_made_once(repository: Repository) -> None:
 def test_a_folder_without_keys_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="holds no organisation's keys") as caught:
         _ = Repository(tmp_path).org
-    assert caught.value.hint == f"appliance keys init --solo {tmp_path}"
+    assert caught.value.hint is not None
+    assert f"appliance keys init {tmp_path}" in caught.value.hint
+    assert f"appliance keys adopt {tmp_path} 1.root.json" in caught.value.hint
 
 
 def test_what_is_published_is_believed_until_it_expires(repository: Repository) -> None:
