@@ -132,6 +132,7 @@ def sign(
     keyring = Keyring(key, passphrase(passphrase_file))
     passed = passing.read(file, root, keyring.halves)
     passed.check_keys(keyring)
+    passed.standings()  # what was changed on its way is not even shown
     if passed.may_sign(keyring):
         confirm(screen(passed.says), yes=yes)
     done = passed.sign(keyring)

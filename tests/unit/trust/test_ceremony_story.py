@@ -216,6 +216,23 @@ def test_a_wrong_passphrase_signs_nothing(company: Company) -> None:
     assert standings(dora.ask("bundle", "sign", bundle))["targets"] == []
 
 
+def test_nobody_is_asked_to_sign_a_root_that_was_changed(company: Company, tmp_path: Path) -> None:
+    """Asked first, a person would compare the lines of a forgery and say yes."""
+    finn, anna = company[FINISHER], company["anna"]
+    third = Machine(tmp_path / "frieda")
+    change = ("--remove", "root=ben", "--add", f"root={third.make_key()}")
+    draft = Path(finn.ask("keys", "rotate", company.keys, *change)["root"])
+    passed = company["carla"].take(draft)
+    company["carla"].sign_root(passed, "--root", company.keys / "metadata" / "1.root.json")
+    passed = anna.take(passed)
+    found = json.loads(passed.read_bytes())
+    found["signed"]["expires"] = "2030-01-01T00:00:00Z"
+    passed.write_text(json.dumps(found))
+    before = anna.take(company.keys / "metadata" / "1.root.json")
+    with pytest.raises(SignatureError, match="was changed after carla signed it"):
+        anna.run("keys", "sign", passed, "--key", anna.key, "--root", before)
+
+
 def test_nobody_signs_what_nobody_could_read(company: Company) -> None:
     dora = company["dora"]
     bundle = dora.take(unsigned(company))
