@@ -71,7 +71,9 @@ class Inventory:
             if manifest not in known:
                 named = blobs_named(self.store.blobs.path(manifest))
                 found[manifest] = {**root.own_blobs, **named}
-        gone = known.keys() - listed.keys() - now.pins.keys()
+        # To be run for the first time is no reason to stay for what cannot be run any more.
+        held = {m for m, why in now.pins.items() if any(p.kind is not PinKind.STAGED for p in why)}
+        gone = known.keys() - listed.keys() - held
         if found or gone:
             effect = partial(index.learn, found=found, gone=sorted(gone), at=now.at)
             self.ledger.record(effect).result()

@@ -10,6 +10,7 @@ import typer.testing
 from appliance.cli.main import build
 from appliance.core.ids import hex_of
 from appliance.errors import ApplianceError, CorruptError, NotFoundError, UsageError
+from tests.helpers.gguf import write_small_llama
 from tests.helpers.organisation import Node, Organisation
 from tests.helpers.signing import flip
 
@@ -112,6 +113,18 @@ def test_gc_says_what_and_why_before_it_does_it(box: Box) -> None:
         "boms/small/1.0.0/mlbom",
         "small:1.0.0-Q4_0",
     ]
+
+
+def test_what_the_site_took_back_goes_although_it_never_ran(box: Box, tmp_path: Path) -> None:
+    own = write_small_llama(tmp_path / "own.gguf", b"own" * 4096)
+    for words in (("add", str(own), "--name", "mine"), ("rm", "mine")):
+        if words[0] == "rm":
+            assert "mine:1.0.0-default" in box.text("ls")  # looked at, and so known to be staged
+        runner = typer.testing.CliRunner()
+        done = runner.invoke(build("model"), ["model", *words, "--state-dir", str(box.state)])
+        assert done.exit_code == 0, done.output
+    assert box.run("gc")["freed_bytes"] > 12_000
+    assert len(box.run("ls")["store"]) == 2
 
 
 def test_a_pin_is_set_with_its_reason_and_let_go_of(box: Box) -> None:
