@@ -61,7 +61,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     temporary = _temporary(path)
     with translated(f"writing {path}"):
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            descriptor = _create(temporary, mode)
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
                 file.write(data)
@@ -72,6 +72,16 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             temporary.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+def _create(path: Path, mode: int) -> int:
+    """Open a new file; what has its name a crash left, or, on a medium, a link leads out of it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, flags, mode)
 
 
 def replace_quickly(path: Path, data: bytes, *, mode: int = 0o644) -> None:
