@@ -77,6 +77,7 @@ class Judge:
         wanted = self._resolve(bundle, Listed(verified.targets, revoked), name, version)  # step 7
         if verified.is_new and not dry:
             self._trust.commit(verified, said)  # step 8
+        if not dry:  # also when the ledger had no room for it, the last time
             remembered.rederive(self._trust, self._ledger)
         return Judged(name, version, wanted, revoked)
 
@@ -114,7 +115,7 @@ class Judge:
             if document.epoch < highest:
                 raise DowngradeError(f"{document.kind} epoch {document.epoch} is below {highest}")
             if isinstance(document, Director):
-                _check_apart(document, root)
+                _check_apart(document, root, verified)
         return found
 
     def _resolve(
@@ -149,9 +150,10 @@ def _signed_documents(bundle: BundleReader, verified: Verified) -> Iterator[tupl
             yield path, bundle.document(listed.digest, listed.length, MAX_DOCUMENT_BYTES)
 
 
-def _check_apart(director: Director, root: bytes) -> None:
+def _check_apart(director: Director, root: bytes, verified: Verified) -> None:
     """The hub's keys lie on a machine with a link: none of them may be one that approves."""
     approving = {key for key, _ in metadata.key_uses(root)}
+    approving |= metadata.publisher_keys(verified.roles)
     if approving & (director.keys | director.sync_keys):
         raise ScopeError("a key of the director holds a role in the organisation's metadata")
 

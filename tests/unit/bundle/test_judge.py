@@ -58,6 +58,13 @@ def test_a_publisher_s_model_is_imported_under_its_name(
     assert names(box) == ["small:1.0.0-Q4_0"]
 
 
+def test_a_publisher_s_key_directs_nobody(box: Node, signer: Signer, tmp_path: Path) -> None:
+    draft = vendors()
+    keys = {"keys": [VENDOR.keys[0].public], "sync": ["bb" * 32]}
+    draft.director = wire.dumps({"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": []})
+    assert "key of the director" in str(refused(box, draft.write(tmp_path / "b", signer), 28))
+
+
 @pytest.mark.parametrize("by", ["name", "bytes"])
 def test_a_publisher_takes_nobody_s_place(
     box: Node, signer: Signer, tmp_path: Path, by: str
