@@ -12,11 +12,10 @@ _KEPT = 2
 def add(db: sqlite3.Connection, held: HeldArtefact, at: str) -> bool:
     """Add an artefact inside somebody's transaction; return False when it was there already.
 
-    The oldest versions of its line beyond those that are kept go. Their blobs are collected.
+    Either way it is the newest of its line now, and the oldest versions beyond those that are kept
+    go. Their blobs are collected.
     """
     row = db.execute("SELECT manifest FROM artefacts WHERE path = ?", (held.path,)).fetchone()
-    if row is not None and row[0] == held.manifest:
-        return False
     body = wire.dumps(held.to_wire()).decode()
     db.execute(
         "INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?, ?, ?)",
@@ -27,7 +26,7 @@ def add(db: sqlite3.Connection, held: HeldArtefact, at: str) -> bool:
         " WHERE line = ? ORDER BY rowid DESC LIMIT ?)",
         (held.line, held.line, _KEPT),
     )
-    return True
+    return row is None or row[0] != held.manifest
 
 
 def everything(db: sqlite3.Connection) -> list[HeldArtefact]:

@@ -7,6 +7,7 @@ and fsynced. What is not yet proven lies in ``incoming/``, outside the layout.
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,8 @@ from appliance.core import wire
 from appliance.core.ids import Digest, hex_of
 from appliance.errors import CorruptError
 from appliance.kit.files import fsync_folder, make_folder, translated, write_durably
+
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 OpenAt = Callable[[int], contextlib.AbstractContextManager[BinaryIO]]
 """Returns a file's bytes from an offset on, for one reading."""
@@ -47,8 +50,9 @@ class BlobStore:
         return self.path(digest).is_file()
 
     def all(self) -> list[Digest]:
-        """Return every blob, in order."""
-        return sorted(Digest(f"sha256:{path.name}") for path in self._blobs.iterdir())
+        """Return every blob, in order; what a crash left half written beside them is none."""
+        names = (path.name for path in self._blobs.iterdir())
+        return sorted(Digest(f"sha256:{name}") for name in names if _HEX.fullmatch(name))
 
     def stored_bytes(self) -> int:
         """Return the bytes of all blobs in the store."""

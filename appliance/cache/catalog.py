@@ -12,13 +12,13 @@ def add(db: sqlite3.Connection, variant: Variant, at: str) -> bool:
 
     A name, version and variant that come with another digest replace the old row: both were
     approved, and the newest signed list says which it is. So does a digest that comes under
-    another name.
+    another name, or from another publisher: by the old one it would be listed no more.
     """
     row = db.execute(
-        "SELECT manifest FROM variants WHERE model = ? AND version = ? AND name = ?",
+        "SELECT manifest, body FROM variants WHERE model = ? AND version = ? AND name = ?",
         (variant.model, variant.version, variant.name),
     ).fetchone()
-    if row is not None and row[0] == variant.manifest:
+    if row is not None and row[0] == variant.manifest and _variant(row).path == variant.path:
         return False
     db.execute(
         "DELETE FROM variants WHERE manifest = ? OR (model = ? AND version = ? AND name = ?)",

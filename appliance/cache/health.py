@@ -35,7 +35,8 @@ class Health:
         known = self._ledger.read(index.rows)
         here = {d for d, row in known.items() if row.state in (BlobState.OK, BlobState.RETURNED)}
         gone = [d for d in needed if d not in present and (d in here or d not in known)]
-        lost = [digest for digest in gone if not self._bring_back(digest)]
+        has = inventory.store.blobs.has  # an import may have brought it since the folder was read
+        lost = [digest for digest in gone if not has(digest) and not self._bring_back(digest)]
         new = {digest: size for digest, size in present.items() if digest not in here}
         stale = [digest for digest in known if digest not in present and digest not in needed]
         if new or stale:

@@ -69,14 +69,16 @@ class Inventory:
         listed = {root.manifest: root for root in self.roots()}
         for manifest, root in listed.items():
             if manifest not in known:
-                named = blobs_named(self.store.blobs.path(manifest))
-                found[manifest] = {**root.own_blobs, **named}
+                found[manifest] = self._named_by(root)
         # To be run for the first time is no reason to stay for what cannot be run any more.
         held = {m for m, why in now.pins.items() if any(p.kind is not PinKind.STAGED for p in why)}
         gone = known.keys() - listed.keys() - held
         if found or gone:
             effect = partial(index.learn, found=found, gone=sorted(gone), at=now.at)
             self.ledger.record(effect).result()
+
+    def _named_by(self, root: Root) -> dict[Digest, int]:
+        return {**root.own_blobs, **blobs_named(self.store.blobs.path(root.manifest))}
 
     def held(self, present: Mapping[Digest, int]) -> list[Held]:
         """Return who needs what of ``present``, with the reasons why each must stay.
@@ -85,6 +87,9 @@ class Inventory:
         """
         found = self.ledger.read(index.needs)
         listed = {root.manifest: root for root in self.roots()}
+        for manifest, root in listed.items():
+            if manifest not in found:  # it came or was healed just now, and is not learnt yet
+                found[manifest] = self._named_by(root)
         held_by, used = self.circumstances().pins, self.ledger.read(pins.uses)
         variants = []
         for manifest, blobs in found.items():

@@ -53,14 +53,31 @@ def verify(
         StateUnusableError: it cannot be opened or read, for a reason that is not its own.
     """
     try:
-        with _opened(path) as reader:
-            return (yield from _look(reader, digest, blake3, first_piece))
+        while True:
+            with _opened(path) as reader:
+                verdict = yield from _looked(reader, digest, blake3, first_piece)
+                if verdict.blake3 is not None or reader.is_still(path):
+                    return verdict
+            blake3 = None  # somebody else condemned that file, and an import brought another
     except FileNotFoundError:
         return Verdict(None, "it is not in the store any more", is_there=False)
     except OSError as error:
         if error.errno not in _DAMAGE:
             raise StateUnusableError(f"{path} cannot be read: {error.strerror}") from error
-        return Verdict(None, f"it cannot be read: {error.strerror}")
+        return _unreadable(error)
+
+
+def _looked(reader: "_Reader", digest: Digest, blake3: bytes | None, first_piece: int) -> Verifying:
+    try:
+        return (yield from _look(reader, digest, blake3, first_piece))
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
+        return _unreadable(error)
+
+
+def _unreadable(error: OSError) -> Verdict:
+    return Verdict(None, f"it cannot be read: {error.strerror}")
 
 
 def finish(verifying: Verifying) -> Verdict:
@@ -148,6 +165,10 @@ class _Reader:
                 return  # it was cut short meanwhile: the hash will tell
             yield chunk
             offset += len(chunk)
+
+    def is_still(self, path: Path) -> bool:
+        """Whether the file that is read is the one of that name."""
+        return os.path.samestat(os.fstat(self._descriptor), path.lstat())
 
     def forget(self) -> None:
         """Drop what the page cache has of the file, apart from what somebody has mapped."""

@@ -48,9 +48,11 @@ def loads(data: bytes, *, what: str) -> dict[str, Any]:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:100]!r} stands twice")
+        seen = set[str]()
+        for key, _ in pairs:  # once through: who wrote this may have written half a million
+            if key in seen:
+                raise ValueError(f"the key {key[:100]!r} stands twice")
+            seen.add(key)
     return found
 
 

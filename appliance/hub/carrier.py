@@ -43,7 +43,7 @@ def import_folder(medium: Path, post: Post) -> list[Delivery]:
         NoSpaceError, StateUnusableError: a time could not be written; the receipts are in.
     """
     found = [
-        _deliver(medium, node, list(files), post)
+        _deliver(medium, node, files, post)
         for node, files in groupby(courier.receipts(medium), key=lambda carried: carried.node)
     ]
     if not found:
@@ -54,7 +54,7 @@ def import_folder(medium: Path, post: Post) -> list[Delivery]:
     return found
 
 
-def _deliver(medium: Path, node: NodeId, files: list[Carried], post: Post) -> Delivery:
+def _deliver(medium: Path, node: NodeId, files: Iterable[Carried], post: Post) -> Delivery:
     made, time = Delivery(node), None
     for envelopes in _groups(_parsed(files, made)):
         try:

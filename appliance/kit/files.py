@@ -10,11 +10,13 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.errors import LockedError, NoSpaceError, StateUnusableError
 
+_LOOKS, _LOOK_S = 5, 0.01
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO, errno.EISDIR}
 
@@ -61,7 +63,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     temporary = _temporary(path)
     with translated(f"writing {path}"):
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            descriptor = _create(temporary, mode)
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
                 file.write(data)
@@ -72,6 +74,16 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             temporary.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+def _create(path: Path, mode: int) -> int:
+    """Open a new file; what has its name a crash left, or, on a medium, a link leads out of it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, flags, mode)
 
 
 def replace_quickly(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -132,7 +144,7 @@ def locked(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _take(descriptor, wait=wait)
         except BlockingIOError as error:
             raise LockedError(
                 f"{what} is in use by another process", hint="wait for it to end, or stop it"
@@ -142,6 +154,16 @@ def locked(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _take(descriptor: int, *, wait: bool) -> None:
+    """Take a lock; who only looks whether somebody holds it does so himself for a moment."""
+    for _ in range(0 if wait else _LOOKS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOOK_S)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
 def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock now."""
     try:
@@ -149,7 +171,7 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     else:

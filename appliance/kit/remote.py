@@ -60,7 +60,7 @@ class Answer:
     def __init__(self, remote: "Remote", url: Url, line: Line) -> None:
         self._remote = remote
         self._line = line
-        self._response = line.connection.getresponse()
+        self._response = line.response()
         self.url = url
         self.status = self._response.status
         self.length = self._response.length
@@ -83,6 +83,7 @@ class Answer:
             CutError: it broke off.
         """
         with cuts():
+            self._response.renew()
             data = self._response.read1(count if self._left is None else min(count, self._left))
         if self._left is not None:
             if not data and self._left and count:

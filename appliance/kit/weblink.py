@@ -8,18 +8,26 @@ is signed, and boxes whose clock is wrong must still get news (`TRUST.md`, Time)
 import base64
 import datetime
 import http.client
+import io
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from appliance.errors import PeerUnreachableError, StateUnusableError, UsageError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 _NO_CHECK_TIME = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME; Python has no name for it."""
+_PATIENCE = 2
+"""Times the time-out for silence: within it comes a whole head, or the next piece of a body."""
 _PORTS = {"https": 443, "http": 80}
 Origin = tuple[str, str, int]
 
@@ -150,8 +158,10 @@ class Link:
         via = proxy or url
         if url.scheme == "http":
             plain = http.client.HTTPConnection(via.host, via.port, timeout=self.timeout_s)
+            plain.response_class = Response
             return Line(plain, {} if proxy is None else _proxy_headers(proxy), proxy is not None)
         secure = _Secure(via.host, via.port, timeout=self.timeout_s, context=self._context())
+        secure.response_class = Response
         secure.surely_past = self.surely_past
         if proxy is not None:
             secure.set_tunnel(url.host, url.port, headers=dict(_proxy_headers(proxy)))
@@ -185,6 +195,57 @@ class Line:
         """Send a request."""
         target = f"http://{url.authority}{url.target}" if self.whole_target else url.target
         self.connection.request(method, target, body, {**self.headers, **headers})
+
+    def response(self) -> "Response":
+        """Return the answer to it, whose body is still to be read."""
+        found = self.connection.getresponse()
+        assert isinstance(found, Response)
+        return found
+
+
+class Response(http.client.HTTPResponse):
+    """An answer that ends, whatever the server sends around the body.
+
+    ``http.client`` reads interim answers, heads, the sizes of chunks and what follows the last of
+    them for as long as they come. Here each asking for more has an end of its own.
+    """
+
+    def __init__(
+        self, sock: socket.socket, debuglevel: int = 0, method: str | None = None,
+        url: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(sock, debuglevel, method, url)
+        self._watched = _Watched(self.fp.detach(), sock.gettimeout())
+        self.fp = io.BufferedReader(self._watched)
+
+    def renew(self) -> None:
+        """Begin the time for the next piece of the body."""
+        self._watched.renew()
+
+
+class _Watched(io.RawIOBase):
+    """What comes over a line, until the time for it is up."""
+
+    def __init__(self, raw: io.RawIOBase, timeout_s: float | None) -> None:
+        self._raw = raw
+        self._most_s = _PATIENCE * (timeout_s or 0)
+        self.renew()
+
+    def renew(self) -> None:
+        self._until = time.monotonic() + self._most_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int | None:
+        if self._most_s and time.monotonic() > self._until:
+            raise TimeoutError
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class _Secure(http.client.HTTPSConnection):

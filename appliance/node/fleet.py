@@ -72,7 +72,8 @@ class FleetInbox:
         try:
             await self._desired(data, director)
         except RefusedError as error:
-            await self._note_refusal(error)
+            self.refused = error.what[:_LONGEST_REASON]
+            await self._note("fleet-refused", error)
             raise
         self.refused = ""
 
@@ -101,11 +102,18 @@ class FleetInbox:
         """Free what the hub says it has committed.
 
         Raises:
-            RefusedError: the acknowledgement is not the hub's own, or is malformed.
+            RefusedError: it is not the hub's own, or is malformed; noted, but sparingly.
         """
         director = self._director()
         if director is None:
             return
+        try:
+            await self._ack(data, director)
+        except RefusedError as error:
+            await self._note("ack-refused", error)
+            raise
+
+    async def _ack(self, data: bytes, director: Director) -> None:
         accepted = envelope.accept(data, Slot.ACK, director.sync_keys, self._me.fields())
         envelope.check_expiry(accepted, self._now())
         told = accepted.payload.get("streams")
@@ -155,14 +163,13 @@ class FleetInbox:
             log.info("the hub's word waits: %s", why)
             self._changed()
 
-    async def _note_refusal(self, error: RefusedError) -> None:
-        self.refused = error.what[:_LONGEST_REASON]
-        why = self._refusals.why(self.refused, self._clock.monotonic())
+    async def _note(self, kind: str, error: RefusedError) -> None:
+        why = self._refusals.why(error.what[:_LONGEST_REASON], self._clock.monotonic())
         if why is None:
             return
         body = {"code": error.code, "why": why}
         at = rfc3339(self._clock.utc())
-        await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, "fleet-refused", at, body)))
+        await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, kind, at, body)))
 
 
 def _documents(accepted: Accepted) -> tuple[Document, ...]:

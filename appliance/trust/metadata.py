@@ -189,6 +189,14 @@ def key_uses(root: bytes) -> frozenset[KeyUse]:
     )
 
 
+def publisher_keys(roles: RoleSet) -> frozenset[str]:
+    """Return the public keys of those that a verified list delegates to."""
+    with _stored():
+        found = Metadata[Targets].from_bytes(roles.targets).signed.delegations
+    keys = () if found is None else found.keys.values()
+    return frozenset(str(key.keyval["public"]) for key in keys)
+
+
 def _nothing(name: str, _: int) -> bytes:
     raise AssertionError(f"{name} was asked for where only roots are looked at")
 

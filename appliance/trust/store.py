@@ -121,11 +121,14 @@ class TrustStore:
         return self._listed[1]
 
     def _in_force(self, look: Callable[[Path], _T | None]) -> _T | None:
-        """Look at the set in force, again when an import replaced it meanwhile."""
+        """Look at the set in force, again when an import replaced it meanwhile.
+
+        What was replaced is removed file by file: seen half, it would have no revocations.
+        """
         while True:
             folder = self._current.resolve()
             found = look(folder)
-            if found is not None or folder.is_dir() or folder == self._current.resolve():
+            if folder == self._current.resolve():
                 return found
 
     def commit(self, verified: Verified, documents: Mapping[str, bytes]) -> None:
@@ -134,7 +137,7 @@ class TrustStore:
         Raises:
             NoSpaceError, StateUnusableError: the old set stays in force.
         """
-        mark = hashlib.sha256(verified.roles.timestamp).hexdigest()[:12]
+        mark = hashlib.sha256(verified.roles.timestamp).hexdigest()  # whole: it names what is known
         staging = self.folder / f"set-{mark}"
         with translated(f"writing {staging}"):
             shutil.rmtree(staging, ignore_errors=True)
@@ -145,6 +148,7 @@ class TrustStore:
                 make_folder((staging / path).parent)
                 write_durably(staging / path, data)
                 fsync_folder((staging / path).parent.parent)
+            fsync_folder(self.folder)
             pointer = self.folder / ".current.new"
             pointer.unlink(missing_ok=True)
             pointer.symlink_to(staging.name)

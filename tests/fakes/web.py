@@ -190,6 +190,28 @@ def stall_after(count: int) -> Fault:
     return fault
 
 
+def endless_head(handler: Handler, _data: bytes) -> None:
+    """Begin an answer, and never end its head."""
+    handler.send_response(200)
+    handler.flush_headers()
+    while not handler.web.released.wait(0.02):
+        handler.put(b"x")
+
+
+def endless_patience(handler: Handler, _data: bytes) -> None:
+    """Say without an end that the answer is still to come."""
+    while not handler.web.released.wait(0.001):
+        handler.put(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def endless_trailers(handler: Handler, _data: bytes) -> None:
+    """End the body, and go on with what may follow it."""
+    handler.head(200, None, {"Transfer-Encoding": "chunked"})
+    handler.put(b"1\r\nx\r\n0\r\n")
+    while not handler.web.released.wait(0.001):
+        handler.put(b"x: y\r\n")
+
+
 def drip(handler: Handler, data: bytes) -> None:
     """Send a byte now and then, so that no time-out for silence ever comes."""
     handler.head(200, len(data))

@@ -49,7 +49,11 @@ class Medium(Protocol):
         """
 
     def size(self, path: str) -> int | None:
-        """Return a file's size in bytes as the medium claims it; None when there is none."""
+        """Return a file's size in bytes as the medium claims it; None when there is none.
+
+        Raises:
+            IncompleteError: the medium does not say; that must not pass for "there is none".
+        """
 
 
 class FolderMedium:
@@ -100,8 +104,12 @@ class FolderMedium:
         """Return the size; see ``Medium``."""
         try:
             found = (self.folder / path).lstat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise interrupted(path, error) from error
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 

@@ -118,8 +118,8 @@ class BundleReader:
         parts.skip(offset)
         return cast("BinaryIO", parts)
 
-    def _open_part(self, name: str) -> BinaryIO | None:
-        return None if self.medium.size(name) is None else self.medium.open(name)
+    def _open_part(self, name: str, offset: int) -> BinaryIO | None:
+        return None if self.medium.size(name) is None else self.medium.open(name, offset)
 
 
 def blob_name(digest: Digest) -> str:

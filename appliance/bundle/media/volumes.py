@@ -54,9 +54,9 @@ class Parts(io.RawIOBase):
     """The parts of one file as one, read from an offset on."""
 
     def __init__(
-        self, open_: Callable[[str], BinaryIO | None], name: str, volume: Volume, length: int
+        self, open_: Callable[[str, int], BinaryIO | None], name: str, volume: Volume, length: int
     ) -> None:
-        """``open_`` opens a part, or returns None when it is not on this volume."""
+        """``open_`` opens a part from a place in it on, or returns None when it is not here."""
         self._open = open_
         self._name = name
         self._volume = volume
@@ -81,10 +81,8 @@ class Parts(io.RawIOBase):
         number, inside = divmod(self._at, self._volume.part_bytes)
         if number != self._number:
             self.close_part()
-            self._part = self._open(part_name(self._name, number))
+            self._part = self._open(part_name(self._name, number), inside)
             self._number = number
-            if self._part is not None:
-                self._part.seek(inside)
         if self._part is None:
             if self._at >= self._length:
                 return 0

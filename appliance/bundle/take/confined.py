@@ -19,6 +19,8 @@ from appliance.bundle.format.content import look
 from appliance.core.model import FileKind
 from appliance.errors import ApplianceError
 
+MOST_ANSWER_BYTES = 1 << 16
+"""Its answer is a file in memory, so that this limit of the kernel holds for it."""
 _MOST_BYTES = 512 << 20
 _MOST_SECONDS = 20
 _NOBODY = 65534
@@ -44,7 +46,7 @@ def confine() -> None:
     for limit, most in (
         (resource.RLIMIT_AS, _MOST_BYTES),
         (resource.RLIMIT_CPU, _MOST_SECONDS),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, MOST_ANSWER_BYTES),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (most, most))

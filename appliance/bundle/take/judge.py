@@ -4,12 +4,14 @@ What comes out is the list of what is wanted, each signed by somebody who may. N
 was read by then, and nothing but metadata was kept.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from appliance.bundle.media.reader import BundleReader
+from appliance.cache import catalog
 from appliance.core import wire
+from appliance.core.model import Variant
 from appliance.errors import DowngradeError, MalformedError, ScopeError
 from appliance.kit.clock import Clock
 from appliance.ledger import meta
@@ -75,6 +77,7 @@ class Judge:
         wanted = self._resolve(bundle, Listed(verified.targets, revoked), name, version)  # step 7
         if verified.is_new and not dry:
             self._trust.commit(verified, said)  # step 8
+        if not dry:  # also when the ledger had no room for it, the last time
             remembered.rederive(self._trust, self._ledger)
         return Judged(name, version, wanted, revoked)
 
@@ -112,7 +115,7 @@ class Judge:
             if document.epoch < highest:
                 raise DowngradeError(f"{document.kind} epoch {document.epoch} is below {highest}")
             if isinstance(document, Director):
-                _check_apart(document, root)
+                _check_apart(document, root, verified)
         return found
 
     def _resolve(
@@ -132,6 +135,9 @@ class Judge:
         if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
             raise MalformedError(f"{path} does not list what belongs to it")
         wanted = tuple(_wanted(listed, p) for p in dict.fromkeys(paths))
+        held = self._ledger.read(catalog.everything)
+        for target in wanted:
+            _check_displaces_nothing(target, listed, held)
         if len({target.digest for target in wanted}) != len(wanted):
             raise MalformedError(f"{path} calls one manifest by two names")
         return wanted
@@ -144,9 +150,10 @@ def _signed_documents(bundle: BundleReader, verified: Verified) -> Iterator[tupl
             yield path, bundle.document(listed.digest, listed.length, MAX_DOCUMENT_BYTES)
 
 
-def _check_apart(director: Director, root: bytes) -> None:
+def _check_apart(director: Director, root: bytes, verified: Verified) -> None:
     """The hub's keys lie on a machine with a link: none of them may be one that approves."""
     approving = {key for key, _ in metadata.key_uses(root)}
+    approving |= metadata.publisher_keys(verified.roles)
     if approving & (director.keys | director.sync_keys):
         raise ScopeError("a key of the director holds a role in the organisation's metadata")
 
@@ -161,3 +168,22 @@ def _wanted(listed: Listed, path: str) -> SignedTarget:
     scope.check_wanted(path, target.role, target.media_type)
     listed.revoked.check(target.digest, path)
     return target
+
+
+def _check_displaces_nothing(target: SignedTarget, listed: Listed, held: Iterable[Variant]) -> None:
+    """A publisher never takes the place of what another has signed: by its name, or by its bytes.
+
+    The catalogue has one row for each. Top-level targets may: they speak for all.
+    """
+    if target.role == scope.TOP:
+        return
+    for row in held:
+        theirs = listed.targets.get(row.path)
+        if row.path == target.path or theirs is None or theirs.digest != row.manifest:
+            continue
+        named = [row.model, row.version, row.name] == target.path.split("/")[2:]
+        if named or row.manifest == target.digest:
+            raise ScopeError(
+                f"{target.path} would take the place of {row.path}, which {theirs.role} signed",
+                hint="ask for a list in which one of the two has another name",
+            )

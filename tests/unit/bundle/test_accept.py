@@ -1,6 +1,7 @@
 """Taking a bundle in, all of it: what is added, what is kept, and what goes on after that."""
 
 import datetime
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from appliance.bundle.media.queue import Step
 from appliance.cache import catalog
 from appliance.core import wire
+from appliance.errors import NoSpaceError
 from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.trust.remembered import rederive
@@ -290,3 +292,23 @@ def test_the_floor_is_rederived_from_the_metadata_in_force(
         ) == (ISSUED, 1)
     finally:
         fresh.close()
+
+
+def test_what_the_ledger_had_no_room_for_it_hears_with_the_next_import(
+    box: Node, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, record = Draft().write(tmp_path / "b", signer), box.ledger.record
+
+    def full(*_: Any) -> Any:
+        monkeypatch.setattr(box.ledger, "record", record)
+        raise NoSpaceError("no space left")
+
+    monkeypatch.setattr(box.ledger, "record", full)
+    with pytest.raises(NoSpaceError):
+        imported(box, folder)
+    imported(box, folder)
+    roles = box.trust.roles()
+    assert roles is not None
+    mark = hashlib.sha256(roles.timestamp).hexdigest()
+    assert box.ledger.read(meta.metadata_hash) == mark
+    assert box.ledger.read(lambda db: meta.epoch(db, "director")) == 1

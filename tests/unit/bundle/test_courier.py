@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +118,16 @@ def test_a_stick_that_breaks_on_the_way_leaves_whole_files_only(
     assert left.items() <= data.items()
     assert len(left) < len(data)
     assert courier.write(stick, folder(stick), data) == len(data) - len(left)
+
+
+def test_a_link_in_the_way_of_a_half_written_file_is_not_followed(
+    stick: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"ours")
+    folder(stick).mkdir(parents=True)
+    mine = f"{os.getpid()}-{threading.get_native_id()}"
+    (folder(stick) / f".e-1.json.{mine}.new").symlink_to(precious)
+    assert courier.write(stick, folder(stick), {"e-1.json": b"1"}) == 1
+    assert precious.read_bytes() == b"ours"
+    assert (folder(stick) / "e-1.json").read_bytes() == b"1"

@@ -1,5 +1,6 @@
 """A weight file's header is read by a process that can do nothing else."""
 
+import resource
 import signal
 import subprocess
 import sys
@@ -77,6 +78,41 @@ def test_a_parser_that_dies_refuses_the_file(
     monkeypatch.setattr(headers, "_BEGIN", "import os; os.abort(); ")
     with weights.open("rb") as file, pytest.raises(MalformedError, match="ended its reader"):
         look_confined("model.gguf", FileKind.WEIGHT, file)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        "7",
+        '{"facts":{"format":[],"architecture":null,"context_max":1,"kv_bytes_per_token":1}}',
+        '{"facts":{"format":"gguf"}}',
+        '{"error":{"code":"no-space"}}',
+        "[" * 60_000,
+    ],
+)
+def test_a_parser_that_was_taken_over_is_not_believed(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(
+        headers, "_BEGIN", f"import os; print({answer!r}, flush=True); os._exit(0); "
+    )
+    with weights.open("rb") as file, pytest.raises(MalformedError, match="ended its reader"):
+        look_confined("model.gguf", FileKind.WEIGHT, file)
+
+
+def test_a_parser_that_talks_without_an_end_takes_no_memory(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talks = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom appliance.bundle.take import confined\n"
+        "import os; confined.confine()\nfor _ in range(2000): os.write(1, bytes(1 << 16))\n#"
+    )
+    monkeypatch.setattr(headers, "_BEGIN", talks)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with weights.open("rb") as file, pytest.raises(MalformedError, match="ended its reader"):
+        look_confined("model.gguf", FileKind.WEIGHT, file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # KiB
 
 
 def test_a_parser_that_never_ends_refuses_the_file(

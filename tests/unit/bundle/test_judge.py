@@ -58,6 +58,29 @@ def test_a_publisher_s_model_is_imported_under_its_name(
     assert names(box) == ["small:1.0.0-Q4_0"]
 
 
+def test_a_publisher_s_key_directs_nobody(box: Node, signer: Signer, tmp_path: Path) -> None:
+    draft = vendors()
+    keys = {"keys": [VENDOR.keys[0].public], "sync": ["bb" * 32]}
+    draft.director = wire.dumps({"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": []})
+    assert "key of the director" in str(refused(box, draft.write(tmp_path / "b", signer), 28))
+
+
+@pytest.mark.parametrize("by", ["name", "bytes"])
+def test_a_publisher_takes_nobody_s_place(
+    box: Node, signer: Signer, tmp_path: Path, by: str
+) -> None:
+    ours, theirs = Draft(), vendors() if by == "name" else vendors("2.0.0")
+    if by == "name":
+        theirs.manifest["annotations"]["org.example.note"] = "theirs"
+    imported(box, ours.write(tmp_path / "ours", signer))
+    theirs.name = theirs.release["name"] = "other"
+    theirs.hint = {"name": "other", "version": theirs.version}
+    folder = theirs.write(tmp_path / "theirs", signer, (2, 2, 2), also=ours.listed())
+    assert "would take the place of" in str(refused(box, folder, 28))
+    (row,) = box.ledger.read(catalog.variants)
+    assert row.path == ours.path
+
+
 def test_a_publisher_s_list_may_be_missing_or_damaged(
     box: Node, signer: Signer, tmp_path: Path
 ) -> None:

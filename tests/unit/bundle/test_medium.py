@@ -1,5 +1,6 @@
 """What a bundle is read from: regular files, bounded, and never through a link."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -7,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from appliance.bundle.media.medium import FolderMedium
-from appliance.errors import CorruptError, IncompleteError, MalformedError
+from appliance.errors import (
+    CorruptError,
+    IncompleteError,
+    InterruptedImportError,
+    MalformedError,
+)
 from tests.helpers.media import wear
 
 DATA = b"a file in a bundle"
@@ -74,6 +80,19 @@ def test_only_files_have_a_size(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("it")
     medium = FolderMedium(tmp_path)
     assert [medium.size(name) for name in ("it", "link", ".", "none")] == [18, None, None, None]
+
+
+def test_a_medium_that_cannot_say_what_it_holds_interrupts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medium = FolderMedium(tmp_path)
+
+    def worn(_: Path) -> os.stat_result:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "lstat", worn)
+    with pytest.raises(InterruptedImportError, match="Input/output error"):
+        medium.size("tuf/2.root.json")
 
 
 def test_a_medium_that_fails_interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 """A bundle in volumes: all of it comes in, in order, and nothing else does."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from appliance.bundle.make.split import split
+from appliance.bundle.media.http_medium import HttpMedium
 from appliance.bundle.media.volumes import Volume
 from appliance.core import wire
 from appliance.errors import (
@@ -16,6 +18,9 @@ from appliance.errors import (
     StateUnusableError,
     UsageError,
 )
+from appliance.kit.weblink import Link, Url
+from tests.fakes import web
+from tests.fakes.web import WebServer
 from tests.helpers.gguf import small_llama
 from tests.helpers.importing import imported, interrupted, names, refused
 from tests.helpers.organisation import Node
@@ -41,6 +46,20 @@ def test_one_volume_of_parts_is_imported_as_one(box: Node, bundle: Path, tmp_pat
     assert max(p.stat().st_size for p in volume.rglob("*")) == 2 * MIB
     assert sorted(p.suffix for p in volume.rglob("*.0??")) == [".000", ".001", ".002", ".003"]
     assert imported(box, volume)[0] == ADDED
+
+
+def test_parts_come_over_the_network_too_and_go_on_where_they_ended(
+    box: Node, bundle: Path, tmp_path: Path
+) -> None:
+    (volume,) = split(bundle, tmp_path / "out", part_bytes=2 * MIB)
+    (second,) = volume.rglob("*.001")
+    link = Link(timeout_s=5, tries=1, sleep=lambda _: None)
+    with WebServer() as server, closing(HttpMedium(Url.parse(server.url), link)) as medium:
+        server.serve_folder(volume)
+        server.faults[f"/{second.relative_to(volume)}"] = [web.cut_after(MIB)]
+        with pytest.raises(IncompleteError, match="the link broke"):
+            box.importer.run(medium, "a test")
+        assert box.importer.run(medium, "a test").added == ADDED
 
 
 def test_volumes_are_imported_one_after_another(box: Node, bundle: Path, tmp_path: Path) -> None:

@@ -66,3 +66,17 @@ def test_the_newest_below_a_path(ledger: Ledger) -> None:
     found = ledger.read(lambda db: artefacts.newest(db, "files/k3s/"))
     assert found is not None
     assert found.path == "files/k3s/k3s/1"
+
+
+def test_what_comes_again_is_the_newest_again(ledger: Ledger) -> None:
+    for version in (
+        "1",
+        "2",
+        "3",
+        "1",
+        "3",
+    ):  # an older bundle that is still listed came in between
+        add(ledger, held(version, digit=version))
+    newest = ledger.read(lambda db: artefacts.newest(db, "files/k3s/"))
+    assert newest is not None
+    assert newest.path == "files/k3s/k3s/3"

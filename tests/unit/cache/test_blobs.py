@@ -196,3 +196,9 @@ def test_bytes_of_our_own_go_in_at_once(blobs: BlobStore) -> None:
     assert blobs.add(DATA) == DIGEST
     assert blobs.add(DATA) == DIGEST
     assert blobs.path(DIGEST).read_bytes() == DATA
+
+
+def test_what_a_crash_left_half_written_is_no_blob(blobs: BlobStore) -> None:
+    digest = blobs.add(DATA)
+    (blobs.path(digest).parent / f".{blobs.path(digest).name}.7-7.new").write_bytes(DATA)
+    assert blobs.all() == [digest], "a receipt that lists anything else is refused by every hub"

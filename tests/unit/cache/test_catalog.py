@@ -54,3 +54,9 @@ def test_bytes_that_were_approved_under_another_name_move_there(ledger: Ledger) 
     assert add(ledger, variant())
     assert add(ledger, renamed)
     assert ledger.read(catalog.variants) == [renamed]
+
+
+def test_what_comes_from_another_publisher_now_is_known_by_its_new_path(ledger: Ledger) -> None:
+    assert add(ledger, variant(publisher="vendor"))
+    assert add(ledger, variant(publisher="acme"))
+    assert [row.path for row in ledger.read(catalog.variants)] == [variant(publisher="acme").path]

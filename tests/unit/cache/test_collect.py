@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from appliance.cache import catalog, index, pins, sweep
 from appliance.cache.collect import Collected
 from appliance.cache.pins import SitePin
+from appliance.cache.store import ModelStore
 from appliance.core import wire
+from appliance.core.ids import Digest
 from appliance.core.model import Variant
 from appliance.errors import LockedError
 from appliance.kit.files import locked
@@ -337,3 +340,18 @@ def test_a_crash_anywhere_is_made_good(
 
 def links(cared: CaredStore) -> set[Path]:
     return {cared.store.link(variant) for variant in cared.ledger.read(catalog.everything)}
+
+
+def test_what_is_healed_while_room_is_made_keeps_its_blobs(
+    cared: CaredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, sizes = cared.bring("a"), ModelStore.sizes
+
+    def meanwhile(store: ModelStore) -> dict[Digest, int]:
+        heal = partial(index.healed, digest=found.manifest, blake3=b"", at="now")
+        cared.ledger.record(heal).result()  # on the thread of the scrub
+        return sizes(store)
+
+    monkeypatch.setattr(ModelStore, "sizes", meanwhile)
+    assert gc(cared) == []
+    assert cared.store.blobs.has(found.weights)

@@ -6,6 +6,7 @@ import pytest
 
 from appliance.cache import index
 from appliance.cache.index import BlobState
+from appliance.cache.store import ModelStore
 from appliance.core.ids import Digest, hex_of
 from appliance.core.model import Variant
 from appliance.ledger.streams import Stream
@@ -154,3 +155,20 @@ def test_somebody_else_may_condemn_a_blob(cared: CaredStore) -> None:
     cared.care.health.condemn(found.weights, "a delta against it came out wrong")
     assert cared.models() == []
     assert cared.facts(Stream.AUDIT)[-1][1]["why"] == "a delta against it came out wrong"
+
+
+def test_what_an_import_brings_while_the_folder_is_read_is_not_lost(
+    cared: CaredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, learn = ModelStore.sizes, cared.care.inventory.learn
+
+    def meanwhile(store: ModelStore) -> dict[Digest, int]:
+        found = sizes(store)
+        monkeypatch.setattr(ModelStore, "sizes", sizes)
+        cared.bring("a")  # on the thread of an import, and somebody lists the store
+        learn()
+        return found
+
+    monkeypatch.setattr(ModelStore, "sizes", meanwhile)
+    assert not cared.care.health.look()
+    assert (cared.models(), wanted(cared), cared.facts(Stream.AUDIT)) == (["a@1.0"], [], [])

@@ -84,6 +84,21 @@ def test_what_is_gone_is_not_damaged(tmp_path: Path) -> None:
     assert found == Verdict(None, "it is not in the store any more", is_there=False)
 
 
+def test_what_was_brought_again_meanwhile_is_looked_at_instead(tmp_path: Path) -> None:
+    path, digest = blob(tmp_path, DATA)
+    path.write_bytes(b"y" + DATA[1:])
+    verifying = verify.verify(path, digest)
+    next(verifying)
+    (tmp_path / "again").write_bytes(DATA)
+    (tmp_path / "again").rename(path)
+    assert finish(verifying).blake3 is not None
+    path.write_bytes(b"y" + DATA[1:])
+    verifying = verify.verify(path, digest)
+    next(verifying)
+    path.unlink()
+    assert not finish(verifying).is_there, "another look put it away"
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def fail(*_: object) -> int:
         raise OSError(number, os.strerror(number))

@@ -1,5 +1,7 @@
 """What two readers could read in two ways is refused; what is written has one form."""
 
+import time
+
 import pytest
 
 from appliance.core import wire
@@ -52,3 +54,11 @@ def test_the_largest_integers_and_a_whole_surrogate_pair_are_read() -> None:
 def test_what_json_cannot_say_is_not_written() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         wire.dumps({"a": float("nan")})
+
+
+def test_a_key_that_stands_twice_among_many_is_found_in_no_time() -> None:
+    many = b",".join(b'"%06x":0' % number for number in range(100_000))
+    began = time.process_time()
+    with pytest.raises(MalformedError, match="'01869f' stands twice"):
+        wire.loads(b"{" + many + b',"01869f":0}', what="it")
+    assert time.process_time() - began < 5

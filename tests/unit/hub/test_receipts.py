@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from appliance.bundle.format import courier
+from appliance.bundle.format.courier import Carried
 from appliance.core import wire
+from appliance.core.ids import NodeId, node_id
 from appliance.errors import NotFoundError, ReplayError, SignatureError
+from appliance.hub import carrier, store
 from appliance.hub import receipts as hub_receipts
-from appliance.hub import store
 from appliance.hub.view import State, suspected, view
 from appliance.kit.clock import parse_rfc3339
 from appliance.ledger import receipts, streams
@@ -281,3 +283,23 @@ def sealed(site: Site) -> list[bytes]:
         pass
     found = site.ledger.read(lambda db: streams.unacknowledged(db, Stream.RECEIPTS, 99))
     return [b.envelope for b in found]
+
+
+def test_a_stick_full_of_receipts_is_handed_in_as_it_is_read(
+    stick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, posted = [0], [0]
+
+    def many(_: Path) -> Iterator[Carried]:
+        for number in range(20):
+            read[0] += 1
+            yield Carried(node_id("box-1"), stick / str(number), wire.dumps({"x": "y" * 400_000}))
+
+    def post(_: NodeId, envelopes: list[dict[str, Any]]) -> dict[str, Any]:
+        posted[0] += len(envelopes)
+        assert read[0] - posted[0] <= 1, "no more lies in memory than is handed in at once"
+        return {"results": [{"result": "known"}] * len(envelopes), "time": None, "chains": []}
+
+    monkeypatch.setattr(courier, "receipts", many)
+    (delivery,) = carrier.import_folder(stick, post)
+    assert delivery.known == 20

@@ -1,6 +1,7 @@
 """A file is wholly there or not at all, on a full or broken disk too."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -157,6 +158,17 @@ def test_a_lock_keeps_others_out_until_its_holder_is_done(tmp_path: Path) -> Non
         assert files.is_locked(path)
     assert not files.is_locked(path)
     assert path.exists()
+
+
+def test_who_looks_at_a_lock_keeps_nobody_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # as one who looks does, for a moment
+    assert not files.is_locked(path), "two who look do not see each other"
+    threading.Timer(0.02, os.close, [descriptor]).start()
+    with files.locked(path, what="it"):
+        assert files.is_locked(path)
 
 
 def test_a_waiter_gets_the_lock_when_its_holder_is_killed(tmp_path: Path) -> None:

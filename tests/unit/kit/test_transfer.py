@@ -178,6 +178,14 @@ def test_silence_and_dripping_end(server: WebServer, fault: Fault) -> None:
         get(Remote(link), server)
 
 
+@pytest.mark.parametrize("fault", [web.endless_head, web.endless_patience, web.endless_trailers])
+def test_what_comes_around_a_body_ends(server: WebServer, fault: Fault) -> None:
+    server.faults["/f"] = [fault, fault]
+    link = Link(timeout_s=0.2, tries=2, sleep=lambda _: None)
+    with pytest.raises(PeerUnreachableError):
+        get(Remote(link), server)
+
+
 @pytest.mark.parametrize("fault", [web.endless, web.endless_chunks])
 def test_endless_data_is_not_read(remote: Remote, server: WebServer, fault: Fault) -> None:
     server.faults["/f"] = [fault, fault]

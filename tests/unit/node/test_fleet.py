@@ -420,3 +420,12 @@ def test_only_the_sync_key_acknowledges_and_only_for_this_node(box: Box) -> None
             asyncio.run(box.inbox.ack(data))
         assert caught.value.exit_code == code
     assert outbox.left() == [1, 2]
+
+
+def test_acknowledgements_that_are_refused_are_audited_sparingly(box: Box) -> None:
+    for _ in range(3):
+        with pytest.raises(RefusedError):
+            asyncio.run(box.inbox.ack(ack(box, told(box), key=DIRECTOR)))
+    found = box.ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 99)))
+    assert [r.record["kind"] for r in found] == ["ack-refused"]
+    assert box.inbox.refused == "", "it says nothing of the hub's word"

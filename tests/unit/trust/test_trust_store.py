@@ -26,7 +26,7 @@ from appliance.trust.documents import (
     Revoked,
 )
 from appliance.trust.listed import Listed
-from appliance.trust.metadata import Verified
+from appliance.trust.metadata import RoleSet, Verified
 from appliance.trust.scope import MANIFEST_TYPE
 from appliance.trust.store import TrustStore
 from tests.helpers.importing import contents
@@ -175,6 +175,23 @@ def test_asking_again_reads_nothing_until_another_set_is_in_force(tmp_path: Path
     assert TrustStore(made.trust.folder).listed() == first
     made.list(variant("large"))
     assert len(made.trust.listed().targets) == 2
+
+
+def test_a_set_that_is_removed_while_it_is_looked_at_loses_no_revocation(
+    trust: TrustStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {REVOKED_PATH: revoked(variant().weights)}
+    trust.commit(verified(1), said)
+    other, read = TrustStore(trust.folder), trust_store._roles
+
+    def meanwhile(folder: Path) -> RoleSet | None:
+        found = read(folder)
+        monkeypatch.setattr(trust_store, "_roles", read)
+        other.commit(verified(2), said)  # on the thread of an import
+        return found
+
+    monkeypatch.setattr(trust_store, "_roles", meanwhile)
+    assert trust.listed().revoked == Revoked.parse(said[REVOKED_PATH])
 
 
 def test_publishers_are_kept_with_the_set(trust: TrustStore) -> None:
