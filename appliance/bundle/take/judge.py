@@ -4,6 +4,7 @@ What comes out is the list of what is wanted, each signed by somebody who may. N
 was read by then, and nothing but metadata was kept.
 """
 
+import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +13,13 @@ from appliance.bundle.media.reader import BundleReader
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.core.model import Variant
-from appliance.errors import DowngradeError, MalformedError, ScopeError
+from appliance.errors import DowngradeError, ExpiredError, MalformedError, ScopeError
 from appliance.kit.clock import Clock
 from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.trust import documents, floor, metadata, remembered, scope
 from appliance.trust.documents import (
+    DIRECTOR_PATH,
     MAX_DOCUMENT_BYTES,
     REVOKED_PATH,
     Director,
@@ -25,7 +27,7 @@ from appliance.trust.documents import (
     TrustDocument,
 )
 from appliance.trust.listed import Listed
-from appliance.trust.metadata import SignedTarget, Verified
+from appliance.trust.metadata import RoleSet, SignedTarget, Verified
 from appliance.trust.store import TrustStore
 
 
@@ -44,6 +46,21 @@ class Judged:
     def family(self, name: str) -> tuple[SignedTarget, ...]:
         """Return what is wanted of one family: ``models``, ``images``, ``files`` or ``boms``."""
         return tuple(target for target in self.wanted if target.path.startswith(f"{name}/"))
+
+
+class _Offered:
+    """A bundle's metadata, each file of it read once, however often it is asked for."""
+
+    def __init__(self, bundle: BundleReader, root: bytes, stored: RoleSet | None) -> None:
+        self.bundle = bundle
+        self.root = root
+        self.stored = stored
+        self._known: dict[str, bytes] = {}
+
+    def read(self, name: str, cap: int) -> bytes:
+        if name not in self._known:
+            self._known[name] = self.bundle.metadata(name, cap)
+        return self._known[name]
 
 
 class Judge:
@@ -65,11 +82,18 @@ class Judge:
             RefusedError: the bundle must not be believed; its subclass says which rule it broke.
         """
         root = self._root(bundle, dry=dry)  # steps 2 and 3
-        now = floor.now(self._ledger.read(meta.floor), self._clock.utc())  # step 4
-        verified = metadata.refresh(  # steps 1, 3 and 5
-            root, self._trust.roles(), bundle.metadata, now.at
-        )
-        said = self._documents(bundle, verified, root)  # step 6
+        offered = _Offered(bundle, root, self._trust.roles())
+        known, clock = self._ledger.read(meta.floor), self._clock.utc()
+        now = floor.now(known, clock).at  # step 4
+        try:
+            verified, said = self._look(offered, now)
+        except ExpiredError:
+            earlier = self._without_the_hub(clock)
+            if earlier >= now:
+                raise
+            verified, said = self._look(offered, earlier)
+            if not self._replaces_who_answers(said):
+                raise
         revoked = Revoked.parse(said[REVOKED_PATH]) if REVOKED_PATH in said else Revoked()
         if not verified.is_new:
             revoked = self._trust.revoked()
@@ -80,6 +104,35 @@ class Judge:
         if not dry:  # also when the ledger had no room for it, the last time
             remembered.rederive(self._trust, self._ledger)
         return Judged(name, version, wanted, revoked)
+
+    def _look(
+        self, offered: "_Offered", now: datetime.datetime
+    ) -> tuple[Verified, Mapping[str, bytes]]:
+        verified = metadata.refresh(  # steps 1, 3 and 5
+            offered.root, offered.stored, offered.read, now
+        )
+        return verified, self._documents(offered.bundle, verified, offered.root)  # step 6
+
+    def _without_the_hub(self, clock: datetime.datetime) -> datetime.datetime:
+        """Return what would count as now if the hub's sync keys had never answered.
+
+        A thief of one can push the time 400 days ahead, beyond what new metadata is signed for. The
+        list that takes the key away must not be refused for that.
+        """
+        director = self._trust.director()
+        stolen = frozenset[str]() if director is None else director.sync_keys
+        rows = self._ledger.read(meta.floor_rows)
+        return floor.now(
+            floor.of(row for row in rows if not (row.online and row.key in stolen)), clock
+        ).at
+
+    def _replaces_who_answers(self, said: Mapping[str, bytes]) -> bool:
+        """Whether what a bundle says takes all of the present sync keys away."""
+        before = self._trust.director()
+        if before is None or DIRECTOR_PATH not in said:
+            return False
+        after = Director.parse(said[DIRECTOR_PATH])
+        return after.epoch > before.epoch and not after.sync_keys & before.sync_keys
 
     def _root(self, bundle: BundleReader, *, dry: bool) -> bytes:
         """Keep each good root before the next is looked at; keys that went lose their say of time.

@@ -1,5 +1,6 @@
 """Who may say what of a bundle: documents of trust, publishers, families and revocations."""
 
+import datetime
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from appliance.bundle.take.judge import Judge
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.errors import DowngradeError, RevokedError
+from appliance.ledger import meta
 from appliance.trust.scope import MANIFEST_TYPE
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.importing import Seen, imported, names, refused
 from tests.helpers.organisation import Node
 from tests.helpers.signing import (
+    ISSUED,
     Draft,
     Publisher,
     Signer,
@@ -251,3 +254,40 @@ def test_what_was_imported_and_is_revoked_may_not_start(
     refused(box, folder, 29, commits=True)  # it wants the same weights, and was signed later
     with pytest.raises(RevokedError):
         box.trust.listed().check_variant(row)
+
+
+# --- a sync key in the wrong hands ----------------------------------------------------------------
+
+
+def pushed(box: Node, signer: Signer, tmp_path: Path) -> None:
+    """Have a thief of the sync key push the time as far as it can."""
+    imported(box, Draft().write(tmp_path / "a", signer))
+    trusted = box.trust.director()
+    assert trusted is not None
+    (stolen,) = trusted.sync_keys
+    far = ISSUED + datetime.timedelta(days=4000)
+    box.ledger.record(lambda db: meta.add_online_time(db, stolen, far)).result()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sync", "code"), [(2, "cc", None), (2, "bb", 21), (1, "cc", 21), (2, None, 21)]
+)
+def test_the_bundle_that_takes_a_stolen_sync_key_away_is_taken_in(
+    box: Node, signer: Signer, tmp_path: Path, epoch: int, sync: str | None, code: int | None
+) -> None:
+    """It is new, yet expired at the time that the thief claims; nothing else gets past so."""
+    pushed(box, signer, tmp_path)
+    late = box.ledger.read(meta.floor)
+    assert late is not None
+    draft = Draft(version="2.0.0")
+    draft.director = None if sync is None else director(epoch)
+    if sync is not None:
+        named = wire.loads(director(epoch), what="it")
+        draft.director = wire.dumps({**named, "sync": [sync * 32]})
+    issued = ISSUED + datetime.timedelta(days=20)
+    folder = draft.write(tmp_path / "b", signer, (2, 2, 2), issued=issued)
+    if code is not None:
+        refused(box, folder, code)
+        return
+    imported(box, folder)
+    assert box.ledger.read(meta.floor) == issued < late, "what the key claimed is forgotten"

@@ -180,7 +180,7 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]]
     ("POST", "/v1/models/local", {"path": "x.gguf", "name": "a"}, UsageError, "absolute path"),
     ("POST", "/v1/models/local", {"path": "/x.gguf"}, UsageError, "needs a name"),
     ("POST", "/v1/models/local", {"path": "/x", "name": 1}, UsageError, "are texts"),
-    ("POST", "/v1/models/local", {"path": "/no/x", "name": "a"}, NotFoundError, "no file"),
+    ("POST", "/v1/models/local", {"path": "/no/x", "name": "a"}, NotFoundError, "no model at"),
     ("DELETE", "/v1/models/local/mine", None, NotFoundError, "brought no such model"),
     ("POST", "/v1/receipts/export", {"path": "stick"}, UsageError, "absolute path"),
     ("POST", "/v1/receipts/export", {"path": "/no/stick"}, NotFoundError, "no folder /no/stick"),
