@@ -116,6 +116,10 @@ def import_(
         f"\n  {name} does not fit this machine: {why}"
         for name, why in found["does_not_fit"].items()
     )
+    text += "".join(
+        f"\n  {name} takes the place of this site's own; its bytes go with the next store gc"
+        for name in found["displaced"]
+    )
     show(found, text, as_json=as_json)
 
 

@@ -98,7 +98,7 @@ def weights_by_hand(found: Running, weights: Path, *, indexed: bool) -> Path:
     digest, blob = _put(layout, bytes(data))
     index = json.loads((layout / "index.json").read_text())
     if indexed:
-        (entry,) = index["manifests"]
+        entry = next(e for e in index["manifests"] if "artifactType" in e)
         manifest = json.loads((layout / "blobs" / "sha256" / entry["digest"][7:]).read_text())
         manifest["layers"][0]["digest"] = digest
         entry["digest"], _ = _put(layout, json.dumps(manifest).encode())

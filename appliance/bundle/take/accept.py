@@ -9,7 +9,7 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance.bundle.format.artifact import Artefact
@@ -24,6 +24,7 @@ from appliance.bundle.take.receipts import ReceiptBook
 from appliance.cache import artefacts, catalog, index, roots
 from appliance.cache.store import ModelStore
 from appliance.core.artefact import HeldArtefact
+from appliance.core.ids import LOCAL
 from appliance.errors import ApplianceError, InterruptedImportError, NoSpaceError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.ledger import streams
@@ -40,7 +41,8 @@ class Imported:
     """What an import changed, or would change.
 
     ``added`` are the models that were not here before, ``others`` the paths of what is no model.
-    ``does_not_fit`` says of models that cannot serve on this machine why not.
+    ``does_not_fit`` says of models that cannot serve on this machine why not; ``displaced`` are the
+    site's own models whose names are the organisation's from now on.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Imported:
     added: tuple[str, ...]
     copied_bytes: int
     does_not_fit: dict[str, str]
+    displaced: tuple[str, ...] = ()
 
 
 Progress = Callable[[Step], None]
@@ -135,6 +138,7 @@ class Importer:
         if dry:
             intake.require_space(needed, what)
             return self._imported(judged, packs, others, self._new(packs), needed)
+        own = self._displaced(packs)
         keep = {blob.digest for part in parts for blob in part.blobs}
         keep.update(base for source in sources.values() for base in source.bases)
         intake.require_space(needed, what, keep)  # step 9
@@ -143,7 +147,7 @@ class Importer:
         progress(Step("writing the catalogue", total, total))
         self._parts.store.blobs.admit(blob.digest for blob in missing)
         added = self._admit(judged, packs, held, missing, by)  # step 14
-        return self._imported(judged, packs, others, added, total)
+        return replace(self._imported(judged, packs, others, added, total), displaced=own)
 
     def _imported(
         self,
@@ -163,7 +167,14 @@ class Importer:
             added=added,
             copied_bytes=count,
             does_not_fit={name: why for name, why in verdicts.items() if why},
+            displaced=self._displaced(packs),
         )
+
+    def _displaced(self, packs: list[Pack]) -> tuple[str, ...]:
+        """Return the site's own models that make way: no name is held twice."""
+        known = self._parts.ledger.read(catalog.everything)
+        own = {v.reference for v in known if v.publisher == LOCAL}
+        return tuple(p.variant.reference for p in packs if p.variant.reference in own)
 
     def _new(self, packs: list[Pack]) -> tuple[str, ...]:
         """Return the models that are not here yet."""

@@ -258,6 +258,18 @@ def test_what_the_organisation_signs_later_stops_the_site_s_model_of_that_name(
     assert set(listed.with_local(own).denied([mine])) == {mine.manifest}
 
 
+def test_an_import_says_whose_place_it_takes(
+    box: Node, models: LocalModels, signer: Signer, tmp_path: Path, gguf: Path
+) -> None:
+    """The site's bytes may be the only copy; who only asks is told as well."""
+    mine = models.add(gguf, Wish("small", "1.0.0", "Q4_0"), "a test")
+    folder = Draft(small_llama(b"theirs" * 99)).write(tmp_path / "b", signer)
+    for dry in (True, False):
+        found = box.importer.run(folder, "a test", dry=dry)
+        assert found.displaced == (mine.reference,)
+    assert box.importer.run(folder, "a test").displaced == ()
+
+
 def test_what_is_here_already_is_said(box: Node, models: LocalModels, gguf: Path) -> None:
     models.add(gguf, Wish("mine"), "a test")
     error = refused(box, models, gguf, Wish("mine"))
