@@ -16,7 +16,8 @@ test: $(STAMP)
 	@scripts/system-packages mosquitto mosquitto-clients skopeo iproute2 util-linux procps \
 		gcc libc6-dev strace e2fsprogs fuse3 libfuse3-3
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n 2 tests/unit tests/property
+	$(BIN)/pytest -n 2 -m "not slow" tests/unit tests/property
+	$(BIN)/pytest -n 2 -m slow tests/unit tests/property
 	@$(MAKE) --no-print-directory test-attacks
 	$(BIN)/pytest --ignore tests/unit --ignore tests/property --ignore tests/attacks
 

@@ -19,6 +19,8 @@ from tests.helpers.importing import Seen, small_node
 from tests.helpers.organisation import Node
 from tests.helpers.signing import ISSUED, Draft, Signer, digest_of
 
+pytestmark = pytest.mark.slow
+
 SIGNER = Signer.new()
 DRAFT = Draft(small_llama(b"\0" * 64))
 quick = settings(

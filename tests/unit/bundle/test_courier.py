@@ -25,10 +25,11 @@ def folder(stick: Path) -> Path:
 
 def test_what_is_there_and_equal_is_left_alone(stick: Path) -> None:
     assert courier.write(stick, folder(stick), {"e-1.json": b"1", "e-2.json": b"2"}) == 2
-    before = (folder(stick) / "e-1.json").stat()
+    before = (folder(stick) / "e-1.json").stat()  # all but when it was read
     (folder(stick) / "e-2.json").write_bytes(b"damaged")
     assert courier.write(stick, folder(stick), {"e-1.json": b"1", "e-2.json": b"2"}) == 1
-    assert (folder(stick) / "e-1.json").stat() == before
+    after = (folder(stick) / "e-1.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert [c.data for c in courier.receipts(stick)] == [b"1", b"2"]
 
 

@@ -23,6 +23,8 @@ from appliance.planner.retain import DiskBudget, PinKind
 from tests.helpers.models import digest_of
 from tests.helpers.stores import CaredStore
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 86400
 
 

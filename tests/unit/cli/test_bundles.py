@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.deltas import receipt
 from tests.helpers.organisation import Organisation
 from tests.helpers.signing import digest_of, new_key
+
+pytestmark = pytest.mark.slow
 
 
 def appliance(*words: object, code: int = 0) -> tuple[str, str]:

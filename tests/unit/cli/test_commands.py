@@ -10,6 +10,8 @@ import typer
 
 from appliance.cli.main import COMMANDS, build
 
+pytestmark = pytest.mark.slow
+
 DAEMONS = {"node run", "node supervise", "gateway run", "hub run", "demo"}
 
 

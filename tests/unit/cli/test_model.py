@@ -10,6 +10,8 @@ import pytest
 from tests.helpers.gguf import write_small_llama
 from tests.helpers.organisation import Organisation
 
+pytestmark = pytest.mark.slow
+
 
 def appliance(*words: object, code: int = 0) -> tuple[str, str]:
     command = [sys.executable, "-m", "appliance", *map(str, words)]

@@ -16,6 +16,8 @@ from appliance.hub import identity as hub_identity
 from appliance.node import identity
 from tests.helpers.organisation import Organisation
 
+pytestmark = pytest.mark.slow
+
 
 def appliance(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "appliance", *map(str, arguments)]

@@ -14,6 +14,8 @@ from tests.helpers.gateways import CHAT, Front, gateway
 from tests.helpers.waiting import until
 from tests.helpers.web import Answer
 
+pytestmark = pytest.mark.slow
+
 KEY = ApiKey("app", "ward", hashlib.sha256(b"ea-secret").hexdigest())
 WORD = event({"choices": [{"delta": {"content": "Grüezi"}}]})
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}})

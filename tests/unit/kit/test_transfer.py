@@ -20,6 +20,8 @@ from appliance.kit.weblink import Link, Url
 from tests.fakes import web
 from tests.fakes.web import Fault, Handler, WebServer
 
+pytestmark = pytest.mark.slow
+
 DATA = os.urandom(3 << 20)
 
 

@@ -42,6 +42,8 @@ from tests.helpers.stores import care_of
 from tests.helpers.waiting import StillClock
 from tests.helpers.web import serving_unix
 
+pytestmark = pytest.mark.slow
+
 ME = f"uid {os.getuid()}"
 
 

@@ -14,6 +14,8 @@ from tests.helpers.gguf import write_small_llama
 from tests.helpers.organisation import Node, Organisation
 from tests.helpers.signing import flip
 
+pytestmark = pytest.mark.slow
+
 
 class Box:
     """A node that brought one model, closed; and commands over its state folder."""

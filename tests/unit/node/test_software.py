@@ -27,6 +27,8 @@ from tests.fakes.controllers import FakeControllers
 from tests.helpers.waiting import StillClock
 from tests.unit.software.test_staging import small_wheel
 
+pytestmark = pytest.mark.slow
+
 PATH = "files/controller/x/1.2.0"
 MANIFEST = Digest("sha256:" + "1" * 64)
 

@@ -13,6 +13,8 @@ from appliance.kit.files import locked
 from appliance.software.shelf import Shelf, Staged
 from appliance.software.staging import stage
 
+pytestmark = pytest.mark.slow
+
 WANTED = Staged("1.2.0", "files/controller/x/1.2.0", Digest("sha256:0"))
 
 

@@ -27,6 +27,8 @@ from tests.helpers.people import APPROVERS, FINISHER, Company, Machine, build_bu
 from tests.helpers.signing import flip
 from tests.helpers.tuf_client import tuf_client
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def founded(tmp_path_factory: pytest.TempPathFactory) -> Company:
