@@ -15,14 +15,12 @@ from typing import Any
 
 from appliance.errors import LockedError, NotFoundError, UsageError
 from appliance.kit import asgi
-from appliance.kit.clock import SystemClock
 from appliance.kit.files import make_folder
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
-from appliance.node.fetching import Fetching
 from appliance.settings import NetworkSettings, load
 from appliance.wiring import places
-from appliance.wiring.node import NodeCore, open_node
+from appliance.wiring.node import NodeCore, open_node, services_of
 
 _APPEARS_S = 10.0
 """How long another process that holds the node may take to make its socket."""
@@ -102,20 +100,13 @@ def _services(core: NodeCore) -> LocalServices:
     def cannot_stop(**_: Any) -> None:
         raise UsageError("no controller runs here")
 
-    return LocalServices(
-        ledger=core.ledger,
-        importer=core.importer,
-        receipts=core.receipts,
-        answers=core.answers,
-        care=core.care,
-        software=core.software,
-        reserve=core.reserve,
-        clock=SystemClock(),
+    return services_of(
+        core,
+        _network(core),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},
         log_lines=no_log,
         changed=unchanged,
         stop=cannot_stop,
-        fetching=Fetching(core.ledger, core.importer, SystemClock(), _network(core)),
     )
 
 

@@ -43,7 +43,7 @@ from appliance.planner.decide import cannot_serve
 from appliance.runtime import logfile, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
-from appliance.settings import CacheSettings, EngineSettings, Settings
+from appliance.settings import CacheSettings, EngineSettings, NetworkSettings, Settings
 from appliance.software.shelf import Shelf
 from appliance.sync.mqtt import BrokerAddress
 from appliance.trust import local
@@ -225,20 +225,13 @@ async def _run_loops(
             **reporter.body(),
         }
 
-    services = LocalServices(
-        ledger=core.ledger,
-        importer=core.importer,
-        receipts=core.receipts,
-        answers=core.answers,
-        care=core.care,
-        software=core.software,
-        reserve=core.reserve,
-        clock=clock,
+    services = services_of(
+        core,
+        settings.network,
         status=status,
         log_lines=lambda name, lines: _log_lines(state, controller, name, lines),
         changed=changed,
         stop=ending.ask,
-        fetching=Fetching(core.ledger, core.importer, clock, settings.network),
     )
     socket = asgi.listen_unix(state / places.CONTROL_SOCKET, 0o660)
     try:
@@ -256,6 +249,29 @@ async def _run_loops(
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)
         caretaker.close()
+
+
+def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> LocalServices:
+    """Return what the local API acts on, whether a controller runs or a command serves it alone.
+
+    Args:
+        core: The node.
+        network: How bundles come over the network.
+        answers: The rest of ``LocalServices``: what only who serves can say or do.
+    """
+    clock = SystemClock()
+    return LocalServices(
+        ledger=core.ledger,
+        importer=core.importer,
+        receipts=core.receipts,
+        answers=core.answers,
+        care=core.care,
+        software=core.software,
+        reserve=core.reserve,
+        clock=clock,
+        fetching=Fetching(core.ledger, core.importer, clock, network),
+        **answers,
+    )
 
 
 def _log_lines(state: Path, controller: Controller, name: str, lines: int) -> dict[str, list[str]]:

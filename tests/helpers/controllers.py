@@ -4,7 +4,6 @@ The wheels of others are made of what is installed here, so that nothing is fetc
 same files under the same names.
 """
 
-import hashlib
 import importlib.metadata
 import re
 import shutil
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import appliance
-from appliance.core.ids import Digest
 from appliance.software.shelf import Shelf, Staged
 from tests.conftest import ROOT
 
@@ -80,23 +78,6 @@ def stage_beside(shelf: Shelf, whole: str, staged: Staged, changes: Changes) -> 
 def others(folder: Path) -> list[Path]:
     """Make a wheel of each installed distribution that this project needs to run."""
     return [_repacked(importlib.metadata.distribution(name), folder) for name in sorted(_needed())]
-
-
-def blobs(wheels: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
-    """Lay wheels down as blobs, named by their digests; return each one's name and blob."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for wheel in wheels:
-        blob = folder / hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if not blob.exists():
-            shutil.copy(wheel, blob)
-        found.append((wheel.name, blob))
-    return found
-
-
-def digest_of(data: bytes) -> Digest:
-    """Return the digest that names some bytes."""
-    return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def _needed() -> set[str]:

@@ -9,11 +9,11 @@ from typing import BinaryIO
 from appliance.bundle.format import delta
 from appliance.bundle.format.delta import Recipe, Sized
 from appliance.bundle.format.rebuild import rebuilt
-from appliance.bundle.make.against import RECEIPT_TYPE
 from appliance.bundle.media.medium import read_at_most
 from appliance.core import wire
 from appliance.core.ids import Digest
 from appliance.trust import dsse
+from appliance.trust.envelope import Slot
 from appliance.trust.keys import SigningKey
 from tests.helpers.signing import digest_of, new_key
 
@@ -61,4 +61,4 @@ def receipt(held: Collection[str], key: SigningKey | None = None, **changed: obj
         "store": sorted(held),
         **changed,
     }
-    return dsse.sign(RECEIPT_TYPE, wire.dumps(payload), signer)
+    return dsse.sign(Slot.RECEIPT, wire.dumps(payload), signer)

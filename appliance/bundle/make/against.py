@@ -20,8 +20,8 @@ from appliance.core.plain import plain
 from appliance.errors import MalformedError, NotFoundError, StateUnusableError
 from appliance.kit.files import fsync_folder, make_folder, translated, write_durably
 from appliance.trust import dsse
+from appliance.trust.envelope import Slot
 
-RECEIPT_TYPE = "application/vnd.edge-appliance.receipt.v1+json"
 SMALL_BYTES = MAX_MANIFEST_BYTES
 """Blobs up to this size always go along whole."""
 _MAX_RECEIPT_BYTES = 1 << 20
@@ -80,7 +80,7 @@ def read_receipt(data: bytes, node_key: str | None = None) -> Receipt:
         SignatureError: another key signed it.
     """
     key = node_key or str(dsse.unverified(data, what="the receipt").get("nodeKey"))
-    opened = dsse.verify(data, RECEIPT_TYPE, {key}, what="the receipt", most=_MAX_RECEIPT_BYTES)
+    opened = dsse.verify(data, Slot.RECEIPT, {key}, what="the receipt", most=_MAX_RECEIPT_BYTES)
     found = wire.loads(opened.payload, what="the receipt")
     node, seq, held = (found.get(name) for name in ("node", "seq", "store"))
     if not isinstance(node, str) or not isinstance(seq, int) or not isinstance(held, list):

@@ -56,9 +56,41 @@ def split(
         raise NotFoundError(f"there is no bundle at {bundle}", hint="name the bundle's folder")
     if part_bytes < LEAST_PART_BYTES:
         raise UsageError(f"parts are at least {LEAST_PART_BYTES >> 20} MiB")
-    files = sorted(p for p in bundle.rglob("*") if p.is_file() and p.name != "bundle.json")
-    small = [f for f in files if f.stat().st_size <= _SMALL_BYTES or _is_of_all(f, bundle)]
-    large = [f for f in files if f not in set(small)]
+    plan = _plan(bundle, part_bytes, volume_bytes)
+    targets = [folder / f"{bundle.name}.vol{n}" for n in range(1, len(plan.volumes) + 1)]
+    for target in targets:
+        if target.exists():
+            raise StateUnusableError(
+                f"{target} is there already", hint="remove it, or name another"
+            )
+    make_folder(folder)
+    total = sum(piece.length for pieces in plan.volumes for piece in pieces)
+    require_space(folder, total + plan.everywhere_bytes * len(targets), what="the volumes")
+    hint = wire.loads((bundle / "bundle.json").read_bytes(), what="bundle.json")
+    writer = _Writer(bundle, total, progress)
+    for number, (target, pieces) in enumerate(zip(targets, plan.volumes, strict=True), start=1):
+        writer.write(target, plan.small, pieces)
+        which = {"this": number, "of": len(targets), "partBytes": plan.part_bytes}
+        write_durably(target / "bundle.json", wire.dumps({**hint, "volumes": which}))
+    return targets
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What goes onto every volume, and which pieces onto which."""
+
+    small: list[Path]
+    everywhere_bytes: int
+    part_bytes: int
+    volumes: list[list[Piece]]
+
+
+def _plan(bundle: Path, part_bytes: int, volume_bytes: int | None) -> _Plan:
+    """Decide what goes where; parts become smaller when a volume has no room for a whole one."""
+    small, large = list[Path](), list[Path]()
+    for file in sorted(p for p in bundle.rglob("*") if p.is_file() and p.name != "bundle.json"):
+        goes_along = file.stat().st_size <= _SMALL_BYTES or _is_of_all(file, bundle)
+        (small if goes_along else large).append(file)
     everywhere = sum(f.stat().st_size for f in small) + _SMALL_BYTES
     room = None if volume_bytes is None else volume_bytes - everywhere
     if room is not None and room < part_bytes:
@@ -70,22 +102,7 @@ def split(
     volumes = _spread(_cut(large, bundle, part_bytes), room)
     if len(volumes) > MOST_VOLUMES:
         raise UsageError(f"that makes {len(volumes)} volumes, more than {MOST_VOLUMES}")
-    hint = wire.loads((bundle / "bundle.json").read_bytes(), what="bundle.json")
-    targets = [folder / f"{bundle.name}.vol{n}" for n in range(1, len(volumes) + 1)]
-    for target in targets:
-        if target.exists():
-            raise StateUnusableError(
-                f"{target} is there already", hint="remove it, or name another"
-            )
-    make_folder(folder)
-    total = sum(piece.length for pieces in volumes for piece in pieces)
-    require_space(folder, total + everywhere * len(volumes), what="the volumes")
-    writer = _Writer(bundle, total, progress)
-    for number, (target, pieces) in enumerate(zip(targets, volumes, strict=True), start=1):
-        writer.write(target, small, pieces)
-        which = {"this": number, "of": len(volumes), "partBytes": part_bytes}
-        write_durably(target / "bundle.json", wire.dumps({**hint, "volumes": which}))
-    return targets
+    return _Plan(small, everywhere, part_bytes, volumes)
 
 
 def _is_of_all(path: Path, bundle: Path) -> bool:
