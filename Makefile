@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGUMENTS = --bundle bundles/demo.yaml --witness witness/witness.py $(if $(ONCE),--once)
 
-.PHONY: demo test test-attacks check bench docs chaos-demo clean
+.PHONY: demo test test-attacks test-k8s check bench docs chaos-demo clean
 
 demo: $(STAMP)
 	@scripts/system-packages mosquitto
@@ -16,13 +16,19 @@ test: $(STAMP)
 	@scripts/system-packages mosquitto mosquitto-clients skopeo iproute2 util-linux procps \
 		gcc libc6-dev strace e2fsprogs fuse3 libfuse3-3
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n 2 -m "not slow" tests/unit tests/property
+	$(BIN)/pytest -n 2 -m "not slow and not k8s" tests/unit tests/property
 	$(BIN)/pytest -n 2 -m slow tests/unit tests/property
 	@$(MAKE) --no-print-directory test-attacks
-	$(BIN)/pytest --ignore tests/unit --ignore tests/property --ignore tests/attacks
+	$(BIN)/pytest -m "not k8s" --ignore tests/unit --ignore tests/property --ignore tests/attacks
 
 test-attacks: $(STAMP)
 	$(BIN)/pytest -n 2 tests/attacks
+
+# Against the cluster that KUBECONFIG names; without it, against one that the tests start.
+test-k8s: $(STAMP)
+	@scripts/system-packages etcd-server openssl containerd runc iproute2 util-linux \
+		containernetworking-plugins iptables conntrack socat mmdebstrap buildah
+	$(BIN)/pytest -m k8s tests/k8s tests/contract
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -115,6 +115,27 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KubernetesSettings:
+    kubeconfig: str = ""
+    """How to reach the cluster: a kubeconfig file, or ``in-cluster`` in a pod. Empty: no
+    Kubernetes; engines are processes of this machine."""
+    namespace: str = "edge-engines"
+    """Where ModelDeployments and their engines are; those elsewhere are told so, and left alone."""
+    system_namespace: str = "edge-system"
+    """Where the gateway, the Leases and what the admission policies read are."""
+    node: str = ""
+    """What the cluster calls this machine. Empty: its host name, in lower case."""
+    engine_image: str = ""
+    """The engine's container image. Empty: the one that the engine's profile names."""
+    runtime_class: str = ""
+    """The RuntimeClass of engines, such as ``nvidia``; empty: the cluster's default."""
+    take_over: str = "if-no-diff"
+    """When the fleet takes over what somebody here made: never, if-no-diff or always."""
+    resync_s: float = 600.0
+    """How often everything is looked at although no watch told of a change."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     node: NodeSettings = field(default_factory=NodeSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
@@ -124,6 +145,7 @@ class Settings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
 
 
 def load(path: Path | None, env: Mapping[str, str] = os.environ) -> Settings:

@@ -1,7 +1,7 @@
 """Models as the catalogue holds them, and replicas as drivers run them."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -103,7 +103,12 @@ class Denial:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One engine that should run. Equal replicas are interchangeable."""
+    """One engine that should run. Equal replicas are interchangeable.
+
+    ``nodes`` are the machines of a cluster that may run it, empty where there is only this one:
+    where it may start, not what it is, so that it never counts in ``revision``. ``gpus`` are whole
+    GPUs, ``mig`` the profile of a slice of one.
+    """
 
     id: str
     deployment: str
@@ -112,20 +117,28 @@ class Replica:
     context: int
     slots: int
     memory_limit_bytes: int
+    gpus: int = 0
+    mig: str = ""
+    priority: str = "standard"
+    nodes: tuple[str, ...] = ()
 
     @property
     def revision(self) -> str:
         """12 hex digits that change whenever the engine would have to be started anew."""
-        return hashlib.sha256(wire.dumps(self.to_wire())).hexdigest()[:12]
+        what = {k: v for k, v in self.to_wire().items() if k != "nodes"}
+        return hashlib.sha256(wire.dumps(what)).hexdigest()[:12]
 
     def to_wire(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return {**asdict(self), "variant": self.variant.to_wire()}
+        """Return plain JSON data, without what has its default: earlier releases lack it."""
+        defaults = {f.name: f.default for f in fields(self)}
+        whole = {k: v for k, v in asdict(self).items() if v != defaults[k]}
+        return {**whole, "variant": self.variant.to_wire()}
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> "Replica":
         """Return what ``to_wire`` wrote."""
         known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
+        known["nodes"] = tuple(known.get("nodes", ()))
         return cls(**{**known, "variant": Variant.from_wire(data["variant"])})
 
 

@@ -44,7 +44,8 @@ class ObservedReplica:
     """A replica as its driver sees it now.
 
     ``restarts`` counts all, ``failures`` those in a row in which it never became ready.
-    ``endpoint`` is where the engine answers: the path of a Unix socket. ``retry_in_s`` is set in
+    ``endpoint`` is where the engine answers: the path of a Unix socket, or ``http://IP:PORT`` in a
+    cluster, where ``node`` names the machine it runs on. ``retry_in_s`` is set in
     ``BACKOFF`` only, and so is ``log_tail``, the last lines of the engine's log. ``missing`` lists
     the containment that this machine could not give.
     """
@@ -65,13 +66,15 @@ class ObservedReplica:
     memory_limit: str = ""
     contained: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    node: str = ""
 
 
 class Origin(StrEnum):
-    """Who asked for an object."""
+    """Who asked for an object; ``CLUSTER``: somebody who speaks to the API server."""
 
     FLEET = "fleet"
     LOCAL = "local"
+    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True)
