@@ -47,6 +47,8 @@ class KubeProxy:
     strike: Callable[[Change, When], bool] = lambda *_: False
     is_cut: bool = False
     changes: list[Change] = field(default_factory=list)
+    calls: int = 0
+    """All calls but watches and leases."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -135,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0)) or None
         if self.proxy.is_cut:
             return
+        if "watch=1" not in self.path and "/leases" not in self.path:
+            self.proxy.calls += 1
         change = self.proxy.note(self.command, self.path)
         if change is not None and self.proxy.strike(change, When.BEFORE):
             return
