@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from appliance.gateway.app import Gateway, Reach
 from appliance.gateway.balance import Balancer
 from appliance.gateway.demand import DemandMarks
 from appliance.gateway.engines import Engines
-from appliance.gateway.routes import RouteFile
+from appliance.gateway.routes import RouteFile, RouteSource
 from appliance.gateway.spool import UsageSpool
 from appliance.kit.clock import SystemClock
 from appliance.kit.files import replace_quickly
@@ -103,6 +103,7 @@ async def gateway(
     *,
     reach: Reach = Reach.THIS_MACHINE,
     node: str = "",
+    source: Callable[[RouteFile], RouteSource] = lambda file: file,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """Serve a gateway; the model ``notes`` is served by an engine for each name in ``plays``."""
@@ -114,12 +115,12 @@ async def gateway(
             engine = FakeEngine(folder / name, *script)
             front.engines[name] = await stack.enter_async_context(engine)
         front.route(Route("notes", ("chat", "completions"), front.endpoints(*front.engines)))
-        source = RouteFile(folder / "routes.json")
+        routes = source(RouteFile(folder / "routes.json"))
         chosen = GatewaySettings(**{"hold_s": 5.0, **settings})
         demand = DemandMarks(front.demand_folder, SystemClock())
-        front.engines_of = Engines(source, Balancer(node), demand, chosen)
+        front.engines_of = Engines(routes, Balancer(node), demand, chosen)
         app = Gateway(
-            source,
+            routes,
             front.spool,
             front.engines_of,
             SystemClock(),
