@@ -154,17 +154,20 @@ class _Handler(BaseHTTPRequestHandler):
                 self._head(response)
                 self.wfile.write(answer)
                 return
-            self._head(response)
-            while chunk := response.read1(64 << 10):
-                self.wfile.write(chunk)
+            self._head(response, chunked=True)
+            for chunk in response.stream(64 << 10):  # each event of a watch as it comes
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
 
-    def _head(self, response: urllib3.BaseHTTPResponse) -> None:
+    def _head(self, response: urllib3.BaseHTTPResponse, *, chunked: bool = False) -> None:
         self.send_response(response.status)
         for name, value in response.headers.items():
             if name.lower() not in _HOP:
                 self.send_header(name, value)
         self.send_header("Connection", "close")
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815 - http.server's names
