@@ -1,0 +1,208 @@
+"""The controller is killed before and after every change that it makes; the objects end equal."""
+
+import copy
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import NotFoundError
+from appliance.kube.client import Json, KubeApi
+from appliance.kube.resources import (
+    BUDGETS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    MODEL_DEPLOYMENTS,
+    MODELS,
+    NAMESPACES,
+    OLD_BUDGETS,
+    SERVICES,
+    SITES,
+    Resource,
+)
+from tests.helpers.kubenode import KubeNode, own_namespace, prepared
+from tests.helpers.kubeproxy import Change, KubeProxy, When
+from tests.helpers.organisation import Organisation
+from tests.helpers.waiting import wait_until
+
+_KINDS = (DEPLOYMENTS, SERVICES, BUDGETS, OLD_BUDGETS, CONFIG_MAPS, MODEL_DEPLOYMENTS)
+_WIDE = (MODELS, SITES)
+_OF_THE_SERVER = (
+    "uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "selfLink",
+    "clusterIP", "clusterIPs", "lastTransitionTime", "observedGeneration",
+)  # fmt: skip
+_SETTLED_S = 60
+
+Objects = dict[str, Json]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory, organisation: Organisation) -> Path:
+    folder = tmp_path_factory.mktemp("box")
+    return prepared(folder / "state", organisation, organisation.bundle())
+
+
+def deployment(**spec: Any) -> Json:
+    return {
+        "apiVersion": MODEL_DEPLOYMENTS.api_version,
+        "kind": "ModelDeployment",
+        "metadata": {"name": "notes"},
+        "spec": {"model": "small", "context": 256, **spec},
+    }
+
+
+class Run:
+    """One run of the scenario: apply, scale, edit, delete; each ends when the world settled."""
+
+    def __init__(self, api: KubeApi, proxy: KubeProxy, box: Path, folder: Path) -> None:
+        self.api, self.proxy = api, proxy
+        self.namespace = f"k-{uuid.uuid4().hex[:8]}"
+        own_namespace(api, self.namespace)
+        kubeconfig = proxy.kubeconfig(folder.parent / f"{folder.name}.kubeconfig")
+        self.node = KubeNode(box, folder, kubeconfig, self.namespace, name="no-such-machine")
+        self.path = MODEL_DEPLOYMENTS.path(self.namespace, "notes")
+
+    def play(self) -> list[Objects]:
+        """Return the objects after each step."""
+        self.node.start()
+        found = []
+        try:
+            for step in (self.apply, self.scale, self.edit, self.delete):
+                settled = step()
+                wait_until(settled, f"{step.__name__} in {self.node.log}", _SETTLED_S)
+                found.append(self.objects())
+        finally:
+            self.node.stop()
+            self.api.delete(NAMESPACES.path(name=self.namespace))
+        return found
+
+    def apply(self) -> Callable[[], bool]:
+        self.api.apply(self.path, deployment(), manager="somebody")
+        return lambda: self.engines() == ["notes-0"] and self.has_settled()
+
+    def scale(self) -> Callable[[], bool]:
+        self.api.merge(f"{self.path}/scale", {"spec": {"replicas": 2}})
+        return lambda: self.engines() == ["notes-0", "notes-1"] and self.has_settled()
+
+    def edit(self) -> Callable[[], bool]:
+        before = self.revisions()
+        self.api.merge(self.path, {"spec": {"context": 512}})
+        return lambda: (
+            len(self.revisions()) == 2 and not before & self.revisions() and self.has_settled()
+        )
+
+    def delete(self) -> Callable[[], bool]:
+        self.api.delete(self.path)
+        return lambda: not self.objects_of(DEPLOYMENTS) and not self.objects_of(SERVICES)
+
+    def has_settled(self) -> bool:
+        """Whether the status speaks of what is asked, the small objects are there, all is still."""
+        found = self.api.get(self.path)
+        status = found.get("status", {})
+        if status.get("observedGeneration") != found["metadata"]["generation"]:
+            return False
+        if status.get("replicas") != found["spec"]["replicas"]:
+            return False
+        return bool(self.objects_of(SERVICES)) and self.is_still()
+
+    def is_still(self) -> bool:
+        """Whether nothing is changed any more for a while."""
+        seen = len(self.proxy.changes)
+        try:
+            wait_until(lambda: len(self.proxy.changes) != seen, at_most_s=1.5)
+        except AssertionError:
+            return True
+        return False
+
+    def engines(self) -> list[str]:
+        return sorted(self.objects_of(DEPLOYMENTS))
+
+    def revisions(self) -> set[str]:
+        key = "edge-appliance.dev/revision"
+        found = self.objects_of(DEPLOYMENTS).values()
+        return {d["metadata"]["annotations"][key] + d["metadata"]["name"] for d in found}
+
+    def objects_of(self, kind: Resource) -> Objects:
+        try:
+            items, _ = self.api.list(kind.path(self.namespace))
+        except NotFoundError:
+            return {}
+        return {
+            i["metadata"]["name"]: i for i in items if not i["metadata"].get("deletionTimestamp")
+        }
+
+    def objects(self) -> Objects:
+        """Return all, without what the server sets."""
+        found = {
+            f"{kind.kind}/{name}": plain(item)
+            for kind in _KINDS
+            for name, item in self.objects_of(kind).items()
+            if name != "kube-root-ca.crt"
+        }
+        for kind in _WIDE:
+            items, _ = self.api.list(kind.path())
+            found |= {f"{kind.kind}/{i['metadata']['name']}": plain(i) for i in items}
+        text = json.dumps(found).replace(self.namespace, "NAMESPACE")
+        whole: Objects = json.loads(text.replace(str(self.node.state), "STATE"))
+        return whole
+
+
+def plain(item: Json) -> Json:
+    """Return an object without what a server sets and another run cannot repeat."""
+    found = _without(copy.deepcopy(item))
+    if item.get("apiVersion", "").startswith(("apps/", "policy/")):
+        found.pop("status", None)
+    found["metadata"].get("annotations", {}).pop("deployment.kubernetes.io/revision", None)
+    return found
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without(v) for k, v in value.items() if k not in _OF_THE_SERVER}
+    if isinstance(value, list):
+        return [_without(v) for v in value]
+    return value
+
+
+@pytest.fixture
+def proxy(api: KubeApi) -> Iterator[KubeProxy]:
+    with KubeProxy(api) as found:
+        yield found
+
+
+def test_whenever_it_is_killed_the_objects_end_equal(
+    api: KubeApi, proxy: KubeProxy, box: Path, tmp_path: Path
+) -> None:
+    calm = Run(api, proxy, box, tmp_path / "calm").play()
+    number = len(proxy.changes)
+    assert number > 8
+    struck = 0
+    for when in When:
+        for nth in range(1, number + 1):
+            proxy.changes.clear()
+            run = Run(api, proxy, box, tmp_path / f"{when}-{nth}")
+            hit = _strike_once(proxy, run, nth, when)
+            found = run.play()
+            proxy.strike = lambda *_: False
+            for before, after in zip(calm, found, strict=True):
+                assert after == before, f"killed {when} change {nth} of {number}"
+            struck += len(hit)
+    assert struck == 2 * number
+
+
+def _strike_once(proxy: KubeProxy, run: Run, nth: int, when: When) -> list[Change]:
+    hit: list[Change] = []
+
+    def strike(change: Change, now: When) -> bool:
+        if hit or now is not when or change.number != nth:
+            return False
+        hit.append(change)
+        run.node.kill()
+        run.node.start()
+        return True
+
+    proxy.strike = strike
+    return hit
