@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from appliance import __version__
 from appliance.core.model import Replica
 from appliance.errors import EngineError
 
@@ -72,9 +73,9 @@ class PodProbe:
 class Network:
     """The form of an engine that runs in a container and listens on TCP.
 
-    ``images`` are those that this project builds, by accelerator. ``upstream`` are others' that
-    take the same arguments: nothing says by which digest, so that the settings must name one.
-    ``scratch_bytes`` is the memory that it may fill at ``/tmp``; 0: none.
+    ``images`` are those that this project builds, by accelerator; ``{version}`` is ours.
+    ``upstream`` are others' that take the same arguments: nothing says by which digest, so that the
+    settings must name one. ``scratch_bytes`` is the memory that it may fill at ``/tmp``; 0: none.
     """
 
     port: int
@@ -94,7 +95,7 @@ class Network:
             EngineError: this project builds none.
         """
         if found := self.images.get(accelerator):
-            return found
+            return found.format(version=__version__)
         known = self.upstream.get(accelerator)
         raise EngineError(
             f"no engine image for {accelerator} is built here",
