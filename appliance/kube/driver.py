@@ -84,9 +84,7 @@ class _Failure:
 class KubernetesDriver:
     """Runs replicas in a cluster. See ``runtime.driver.Driver`` for its promises."""
 
-    honours = frozenset(
-        {"model", "engine", "quantization", "replicas", "context", "resources", "priority"}
-    )
+    honours: frozenset[str] = frozenset({"resources", "priority"})
 
     def __init__(self, context: KubernetesContext, clock: Clock | None = None) -> None:
         self._context = context
@@ -104,6 +102,11 @@ class KubernetesDriver:
         self._informers: list[Informer[Seen] | Informer[PodSeen]] = []
         self._synced = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether it has seen what runs; before that, it sees nothing."""
+        return self._synced.is_set()
 
     # --- what every driver has -------------------------------------------------------------------
 
