@@ -98,6 +98,12 @@ class EngineWorld:
         except NotFoundError:
             return None
 
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.api.list(NODES.path())[0]
+
+    def remove_owner(self) -> None:
+        self.api.delete(self.path(CONFIG_MAPS, self.owner.name))
+
     def pods(self, replica: str) -> list[dict[str, Any]]:
         labels = f"edge-appliance.dev/replica={replica}"
         return self.api.list(PODS.path(self.namespace), labels=labels)[0]
