@@ -17,7 +17,7 @@ from appliance.core.mirror import Key, Mirrored
 from appliance.core.state import Origin
 from appliance.kube import owned
 from appliance.kube.owned import Difference, Json, Seen
-from appliance.kube.steps import (
+from appliance.kube.words import (
     Drop,
     Finding,
     Heard,

@@ -24,7 +24,7 @@ from appliance.kube.datastore import path_of
 from appliance.kube.errors import ConflictError
 from appliance.kube.owned import Json, Seen, seen_of
 from appliance.kube.projection import plan
-from appliance.kube.steps import (
+from appliance.kube.words import (
     Drop,
     Finding,
     Heard,

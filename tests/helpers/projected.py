@@ -10,7 +10,7 @@ from appliance.core.state import Origin
 from appliance.kube import owned
 from appliance.kube.owned import Seen
 from appliance.kube.projection import plan
-from appliance.kube.steps import (
+from appliance.kube.words import (
     Drop,
     Finding,
     Heard,

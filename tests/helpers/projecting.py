@@ -16,7 +16,7 @@ from appliance.kube.client import KubeApi
 from appliance.kube.crd import RESOURCES, definition
 from appliance.kube.datastore import path_of
 from appliance.kube.owned import Json
-from appliance.kube.steps import Finding, TakeOver
+from appliance.kube.words import Finding, TakeOver
 from appliance.ledger import mirror
 from appliance.ledger.db import Ledger
 from appliance.node import desired

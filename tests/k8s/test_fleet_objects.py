@@ -16,7 +16,7 @@ from appliance.errors import NotFoundError, PeerUnreachableError
 from appliance.kube import owned
 from appliance.kube.client import KubeApi
 from appliance.kube.resources import DEFINITIONS, NAMESPACES
-from appliance.kube.steps import TakeOver
+from appliance.kube.words import TakeOver
 from appliance.ledger import mirror
 from appliance.node import desired
 from tests.helpers.projecting import (

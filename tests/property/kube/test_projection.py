@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from appliance.core.state import Origin
 from appliance.kube import owned
-from appliance.kube.steps import Put, Remove, TakeOver
+from appliance.kube.words import Put, Remove, TakeOver
 from tests.helpers.projected import KIND, World
 
 NAMES = st.sampled_from(["a", "b"])
