@@ -34,8 +34,8 @@ class World:
 class Board:
     """The newest statuses. Show it all of them each time; it tells only what is new."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, routes: Path) -> None:
-        """``routes`` is the snapshot that the gateway reads."""
+    def __init__(self, ledger: Ledger, clock: Clock, routes: Path, *, node: str = "") -> None:
+        """``routes`` is the snapshot that the gateway reads; ``node``, our name in a cluster."""
         self.world = World(DesiredState())
         self.version = 0
         """Grows when the hub should hear of the statuses again."""
@@ -44,6 +44,7 @@ class Board:
         self._ledger = ledger
         self._clock = clock
         self._routes = routes
+        self._node = node
         self._published: RouteSnapshot | None = None
         self._told: dict[str, tuple[object, ...]] = {}
         self._active: dict[str, str] = {}
@@ -87,6 +88,8 @@ class Board:
                 continue
             if self._active.get(found.name) == variant.manifest:
                 continue
+            if self._node and all(e.node != self._node for e in found.engines):
+                continue  # another machine's to receipt
             try:
                 self.on_activation(found.name, variant.reference, variant.manifest)
             except ApplianceError as error:  # a full disk: it serves, and the next pass tries again

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from appliance.core.model import Replica
 from appliance.core.state import DeploymentStatus, DesiredDeployment, ObservedReplica, Phase
 from appliance.errors import ApplianceError
 from appliance.planner.actions import Action, Start, plan
@@ -28,12 +29,14 @@ class Facts:
     """What a round is made from: what is wanted, where it may run, and who asked for it when.
 
     ``leave`` are replicas that must be stopped where they are, although they are wanted, and why.
+    ``untouched`` are deployments that nobody can read just now: what runs for them goes on.
     """
 
     deployments: Sequence[DesiredDeployment]
     places: Sequence[Place]
     demand: Mapping[str, datetime.datetime] = field(default_factory=dict)
     leave: Mapping[str, str] = field(default_factory=dict)
+    untouched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Rounds:
         self._driver = driver
         self._slots = slots
         self._at_once = at_once
+        self._nodes: dict[str, tuple[str, ...]] = {}
 
     async def make(self, facts: Facts, now: datetime.datetime) -> Outcome:
         """Look at the world once, and do what is to be done now. What fails is in the answer."""
@@ -73,11 +77,45 @@ class Rounds:
             wanted={name: found.replicas for name, found in scales.items()},
         )
         wanted = [replica for decision in decisions.values() for replica in decision.replicas]
-        todo = plan(wanted, running)
+        todo = [a for a in plan(wanted, running) if self._is_sure(a, facts, running)]
+        todo += self._told_otherwise(wanted, running)
         failures = await self._act(todo, running)
-        statuses = self._look(facts.deployments, decisions, scales, failures)
+        after = self._driver.observe() if todo else running
+        statuses = self._look(facts.deployments, decisions, scales, after)
+        statuses = tuple(_with_failure(s, failures.get(s.name)) for s in statuses)
         changes = [s.changes_in_s for s in scales.values() if s.changes_in_s is not None]
         return Outcome(statuses, bool(todo), failures, min(changes, default=None))
+
+    def _is_sure(
+        self, action: Action, facts: Facts, running: Mapping[str, ObservedReplica]
+    ) -> bool:
+        """Whether to act: not on what nobody can read, nor where a node has said nothing yet.
+
+        After a cluster's datastore was lost, its nodes say one after the other what they hold.
+        """
+        if isinstance(action, Start):
+            return True
+        seen = running[action.id]
+        if seen.deployment in facts.untouched:
+            return False
+        is_known = not seen.node or any(place.node == seen.node for place in facts.places)
+        return is_known or all(d.document.name != seen.deployment for d in facts.deployments)
+
+    def _told_otherwise(
+        self, wanted: Iterable[Replica], running: Mapping[str, ObservedReplica]
+    ) -> list[Action]:
+        """Return starts for what does not come up, where it may go has changed since it was told."""
+        nodes = {replica.id: replica.nodes for replica in wanted if replica.nodes}
+        again: list[Action] = [
+            Start(replica, "it may go elsewhere now")
+            for replica in wanted
+            if replica.nodes != self._nodes.get(replica.id, ())
+            and (seen := running.get(replica.id)) is not None
+            and seen.phase in (Phase.STARTING, Phase.BACKOFF)
+            and seen.revision in ("", replica.revision)
+        ]
+        self._nodes = nodes
+        return again
 
     async def _act(
         self, todo: Iterable[Action], running: Mapping[str, ObservedReplica]
@@ -113,10 +151,10 @@ class Rounds:
         deployments: Iterable[DesiredDeployment],
         decisions: Mapping[str, Decision],
         scales: Mapping[str, Scale],
-        failures: Mapping[str, ApplianceError],
+        running: Mapping[str, ObservedReplica],
     ) -> tuple[DeploymentStatus, ...]:
-        mine = by_deployment(self._driver.observe().values())
-        seen = (
+        mine = by_deployment(running.values())
+        return tuple(
             status(
                 d,
                 decisions[d.document.name],
@@ -126,7 +164,6 @@ class Rounds:
             )
             for d in deployments
         )
-        return tuple(_with_failure(s, failures.get(s.name)) for s in seen)
 
 
 def by_deployment(
