@@ -11,7 +11,12 @@ from typing import Any
 from appliance.core.documents import ModelDeployment
 from appliance.core.model import Variant
 from appliance.core.state import (
-    Condition, DeploymentStatus, DesiredDeployment, ObservedReplica, Origin, Truth,
+    Condition,
+    DeploymentStatus,
+    DesiredDeployment,
+    ObservedReplica,
+    Origin,
+    Truth,
 )
 from appliance.kube import read
 from appliance.kube.resources import GROUP
