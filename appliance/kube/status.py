@@ -1,4 +1,4 @@
-"""What the world reads of a ModelDeployment: status, conditions in the standard shape, Events. Pure.
+"""What is said of a ModelDeployment: status, conditions in the standard shape, Events. Pure.
 
 A status is written when something that matters has changed. The arithmetic in a message is not:
 what is left on a node moves with every neighbour, and a thousand objects would be written for one.

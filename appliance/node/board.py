@@ -5,9 +5,9 @@ cluster makes no difference to those who hear of it.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.core.routes import Endpoint, Route, RouteSnapshot
 from appliance.core.state import DeploymentStatus, DesiredState, Phase
@@ -19,6 +19,9 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import keys
 from appliance.planner.conditions import cannot_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import asyncio
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from appliance.core.model import Variant
 from appliance.core.state import DeploymentStatus, DesiredDeployment, DesiredState
 from appliance.kit.clock import Clock
 from appliance.kit.loop import Again
@@ -20,6 +20,9 @@ from appliance.node.rounds import Facts, Rounds, by_deployment
 from appliance.node.shown import StatusWriter
 from appliance.planner.place import Place
 from appliance.runtime.driver import Driver
+
+if TYPE_CHECKING:
+    from appliance.core.model import Variant
 
 _RETRY_S = 5.0
 _APART_S = 0.05

@@ -104,7 +104,7 @@ class Rounds:
     def _told_otherwise(
         self, wanted: Iterable[Replica], running: Mapping[str, ObservedReplica]
     ) -> list[Action]:
-        """Return starts for what does not come up, where it may go has changed since it was told."""
+        """Return starts for what does not come up and may go elsewhere than it was told."""
         nodes = {replica.id: replica.nodes for replica in wanted if replica.nodes}
         again: list[Action] = [
             Start(replica, "it may go elsewhere now")
