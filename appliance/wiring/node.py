@@ -224,7 +224,8 @@ async def _driver(
 
 async def _run_loops(core: NodeCore, settings: Settings, ending: Ending) -> None:
     clock = SystemClock()
-    make_folder(core.state / places.DEMAND)
+    for folder in (places.ROUTES.parent, places.DEMAND):
+        make_folder(core.state / folder)
     node = settings.kubernetes.node_name if settings.kubernetes.kubeconfig else ""
     board = Board(core.ledger, clock, core.state / places.ROUTES, node=node)
     board.on_activation = core.receipts.activate
