@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from appliance.core.documents import ModelDeployment
 from appliance.core.state import Condition, DeploymentStatus, Phase, Truth
 from appliance.kit.clock import rfc3339
 from appliance.kube.resources import GROUP
+from appliance.kube.server import Abilities
 
 Json = dict[str, Any]
 
@@ -88,6 +90,23 @@ def conditions(found: DeploymentStatus, cannot: Sequence[str] = ()) -> list[Cond
         *stated.values(),
         drifted,
     ]
+
+
+def undone(document: ModelDeployment, server: Abilities) -> list[str]:
+    """Return what this server leaves undone for a document; empty on a current one."""
+    spec = document.spec
+    related = spec.scaling is not None or spec.release is not None or spec.objectives is not None
+    found = []
+    if related and not server.crd_rules:
+        found.append("the controller, not the server, checks fields against each other")
+    if not server.admission_policies:
+        found.append("no admission policy guards its pods")
+    if spec.resources is not None and not server.claims:
+        found.append("GPUs are counted by device plugins, not claimed")
+        if spec.resources.gpu_memory is not None:
+            found.append("no share of a GPU by memory can be asked for")
+    release = ".".join(map(str, server.release))
+    return [f"on Kubernetes {release}: {', '.join(found)}"] if found else []
 
 
 def _progressing(found: DeploymentStatus, ready: Condition) -> Condition:
@@ -187,5 +206,6 @@ def happenings(before: Json, now: Json) -> list[Happening]:
             warns = bad and condition["reason"] != "Starting"
             found.append(Happening(warns, condition["reason"], condition["message"]))
         elif condition["type"] == "Degraded" and bad and was.get("status") != "True":
-            found.append(Happening(True, "Degraded", condition["message"]))
+            if all(condition["reason"] != told.reason for told in found):
+                found.append(Happening(True, "Degraded", condition["message"]))
     return found

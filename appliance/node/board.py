@@ -54,8 +54,10 @@ class Board:
 
     def show(self, state: DesiredState, statuses: tuple[DeploymentStatus, ...]) -> None:
         """Take what is wanted and how it is, and tell whoever has to hear of it."""
+        is_news = statuses != self.world.statuses
         self.world = World(state, statuses)
-        self._note_changes(statuses)
+        if is_news:
+            self._note_changes(statuses)
         self._note_activations(statuses)
         self._publish_routes(statuses)
 

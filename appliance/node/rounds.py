@@ -61,6 +61,8 @@ class Rounds:
         self._slots = slots
         self._at_once = at_once
         self._nodes: dict[str, tuple[str, ...]] = {}
+        self._decided: tuple[object, dict[str, Decision]] | None = None
+        self._looked: dict[str, tuple[object, DeploymentStatus]] = {}
 
     async def make(self, facts: Facts, now: datetime.datetime) -> Outcome:
         """Look at the world once, and do what is to be done now. What fails is in the answer."""
@@ -69,10 +71,8 @@ class Rounds:
             d.document.name: scale(d.document, facts.demand.get(d.document.name), now)
             for d in facts.deployments
         }
-        decisions = decide(
-            [d.document for d in facts.deployments],
-            facts.places,
-            slots=self._slots,
+        decisions = self._decide(
+            facts,
             alive={r.revision: r.node for r in running.values() if r.phase in _ALIVE},
             wanted={name: found.replicas for name, found in scales.items()},
         )
@@ -85,6 +85,17 @@ class Rounds:
         statuses = tuple(_with_failure(s, failures.get(s.name)) for s in statuses)
         changes = [s.changes_in_s for s in scales.values() if s.changes_in_s is not None]
         return Outcome(statuses, bool(todo), failures, min(changes, default=None))
+
+    def _decide(
+        self, facts: Facts, alive: Mapping[str, str], wanted: Mapping[str, int]
+    ) -> dict[str, Decision]:
+        """Decide, or answer as the last time when it was asked the same: most passes do that."""
+        documents = [d.document for d in facts.deployments]
+        asked = (documents, list(facts.places), alive, wanted)
+        if self._decided is None or self._decided[0] != asked:
+            found = decide(documents, facts.places, slots=self._slots, alive=alive, wanted=wanted)
+            self._decided = (asked, found)
+        return self._decided[1]
 
     def _is_sure(
         self, action: Action, facts: Facts, running: Mapping[str, ObservedReplica]
@@ -153,17 +164,25 @@ class Rounds:
         scales: Mapping[str, Scale],
         running: Mapping[str, ObservedReplica],
     ) -> tuple[DeploymentStatus, ...]:
+        """Return statuses; of what is as it was, the same objects, so that it is told by a look."""
         mine = by_deployment(running.values())
-        return tuple(
-            status(
-                d,
-                decisions[d.document.name],
-                mine.get(d.document.name, {}),
-                honoured=self._driver.honours,
-                asleep=scales[d.document.name].asleep,
+        found: dict[str, tuple[object, DeploymentStatus]] = {}
+        for desired in deployments:
+            name = desired.document.name
+            decision, engines = decisions[name], mine.get(name, {})
+            asked = (desired, decision, engines, scales[name].asleep)
+            held = self._looked.get(name)
+            if held is not None and held[0] == asked:
+                found[name] = held
+                continue
+            honoured = self._driver.honours
+            asleep = scales[name].asleep
+            found[name] = (
+                asked,
+                status(desired, decision, engines, honoured=honoured, asleep=asleep),
             )
-            for d in deployments
-        )
+        self._looked = found
+        return tuple(status for _, status in found.values())
 
 
 def by_deployment(

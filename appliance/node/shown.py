@@ -53,6 +53,7 @@ class StatusWriter:
         self._seen: Mapping[str, SeenDeployment] = {}
         self._wanted: dict[str, DeploymentStatus] = {}
         self._wrote: dict[str, tuple[Json, Json]] = {}
+        self._settled: dict[str, tuple[object, ...]] = {}
         self._rates: dict[str, float] = {}
         self._spent: list[float] = []
 
@@ -72,9 +73,11 @@ class StatusWriter:
         """
         if not self._leads():
             self._wrote.clear()
+            self._settled.clear()
             return Again(_RATE_S)
         uids = {s.uid for s in self._seen.values()}
         self._wrote = {uid: found for uid, found in self._wrote.items() if uid in uids}
+        self._settled = {uid: found for uid, found in self._settled.items() if uid in uids}
         rates = self._telling.tokens()
         due = [(s, d) for s in self._seen.values() if (d := self._due(s, rates)) is not None]
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -101,8 +104,14 @@ class StatusWriter:
             return refusal_of(seen.finding, about, before)
         if found is None or seen.document is None:
             return None
-        about = About(seen.generation, about.at, self._telling.cannot(seen.document))
+        cannot = tuple(self._telling.cannot(seen.document))
+        asked = (seen, found, cannot)
+        if self._settled.get(seen.uid) == asked and seen.name not in rates:
+            return None
+        about = About(seen.generation, about.at, cannot)
         status = status_of(found, about, before)
+        if status is None:
+            self._settled[seen.uid] = asked
         rate = rates.get(seen.name)
         if rate is None or not self._may_tell_rate(seen.name, is_due=status is not None):
             return status

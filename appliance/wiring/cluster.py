@@ -30,7 +30,7 @@ from appliance.kube.places import places, takes_work
 from appliance.kube.publish import ModelView, Own, SiteView, holdings, read_model, read_site
 from appliance.kube.resources import MODEL_DEPLOYMENTS, MODELS, NODES, SITES
 from appliance.kube.server import Server
-from appliance.kube.status import Happening
+from appliance.kube.status import Happening, undone
 from appliance.node import desired, site
 from appliance.node.cluster import ClusterController, ClusterView, Words
 from appliance.node.publish import Publisher
@@ -303,11 +303,8 @@ class _Connected:
         }
 
     def _cannot(self, document: ModelDeployment) -> Sequence[str]:
-        """Return what this server leaves undone for a document; of GPUs, only if it wants one."""
         abilities = self.server.abilities
-        resources = document.spec.resources
-        sentences = [] if abilities is None else abilities.cannot()
-        return [s for s in sentences if resources is not None or not s.startswith("GPU")]
+        return [] if abilities is None else undone(document, abilities)
 
     def _note(self, seen: SeenDeployment, happening: Happening) -> None:
         about = reference(MODEL_DEPLOYMENTS, seen.name, namespace=seen.namespace, uid=seen.uid)

@@ -137,6 +137,6 @@ def test_events_say_what_came_to_pass_and_nothing_twice() -> None:
     assert [(h.is_warning, h.reason) for h in happenings({}, starting)] == [(False, "Starting")]
     assert [(h.is_warning, h.reason) for h in happenings(starting, serving)] == [(False, "Serving")]
     assert [(h.is_warning, h.reason) for h in happenings(serving, failing)] == [
-        (True, "EngineFails"), (True, "Degraded"),
+        (True, "EngineFails")
     ]  # fmt: skip
     assert happenings(failing, failing) == []
