@@ -206,6 +206,6 @@ def happenings(before: Json, now: Json) -> list[Happening]:
             warns = bad and condition["reason"] != "Starting"
             found.append(Happening(warns, condition["reason"], condition["message"]))
         elif condition["type"] == "Degraded" and bad and was.get("status") != "True":
-            if all(condition["reason"] != told.reason for told in found):
-                found.append(Happening(True, "Degraded", condition["message"]))
-    return found
+            found.append(Happening(True, condition["reason"], condition["message"]))
+    reasons = [told.reason for told in found]
+    return [h for n, h in enumerate(found) if h.reason not in reasons[:n]]

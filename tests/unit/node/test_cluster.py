@@ -1,12 +1,11 @@
 """A cluster's pass: who leads acts and tells; who does not takes what the objects say."""
 
 import asyncio
-import datetime
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,10 +18,14 @@ from appliance.node.board import Board
 from appliance.node.cluster import ClusterController, ClusterView
 from appliance.node.rounds import Rounds
 from appliance.node.shown import StatusWriter, Telling
-from appliance.planner.place import Place
 from tests.fakes.driver import FakeDriver
 from tests.helpers.models import GIB, place, variant, wire_deployment
 from tests.helpers.waiting import StillClock
+
+if TYPE_CHECKING:
+    import datetime
+
+    from appliance.planner.place import Place
 
 
 class Server:
