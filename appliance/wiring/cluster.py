@@ -15,6 +15,7 @@ from typing import Any
 from appliance import __version__
 from appliance.cache import catalog
 from appliance.core.documents import ModelDeployment
+from appliance.core.model import Variant
 from appliance.errors import ApplianceError
 from appliance.kit.clock import SystemClock, rfc3339
 from appliance.kit.loop import Again, Wake, drive
@@ -88,6 +89,11 @@ class Cluster:
             elif self._away_since is None:
                 self._away_since = rfc3339(SystemClock().utc())
             await asyncio.sleep(1)
+
+    def changed(self) -> None:
+        """Tell the cluster soon of what has changed on this node."""
+        if self._connected is not None:
+            self._connected.news()
 
     def status(self) -> dict[str, Any]:
         """Return what people are told of the cluster."""
@@ -312,17 +318,33 @@ class _Connected:
         self.recorder.note(about, kind, happening.reason, happening.message)
 
     def _own(self) -> Own:
+        """Return what this node holds: what is in force here, laid out for pods to mount."""
         core = self._node.core
         variants = tuple(core.ledger.read(catalog.variants))
         denied = core.listed().denied(variants)
+        held = tuple(v for v in variants if v.manifest in denied or self._lay_out(v))
         return Own(
-            self._node.settings.kubernetes.node_name,
+            self._settings.node_name,
             core.identity.node,
             __version__,
-            variants,
+            held,
             denied,
             self._node.watch(),
         )
+
+    def _lay_out(self, variant: Variant) -> bool:
+        """Make the folder that pods open; one that cannot be made is not held."""
+        try:
+            self._node.core.store.weights(variant)
+        except ApplianceError as error:
+            log.warning("%s cannot be served from here: %s", variant.reference, error)
+            return False
+        return True
+
+    def news(self) -> None:
+        """Look again at what this node holds, and at who wants what."""
+        self._publish.set()
+        self._words_wake.set()
 
     def _site(self) -> str:
         found = self._node.core.ledger.read(site.in_force)

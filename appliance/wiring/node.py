@@ -175,6 +175,7 @@ class Running:
     reconcile: Callable[[], Awaitable[Again | None]]
     loops: tuple[Coroutine[Any, Any, None], ...] = ()
     status: Callable[[], dict[str, Any]] = dict
+    changed: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,11 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         from appliance.wiring.cluster import Cluster  # noqa: PLC0415 - 38 MiB, if wanted
 
         cluster = Cluster(here)
-        yield Running(cluster.reconcile, (cluster.run(),), lambda: {"cluster": cluster.status()})
+
+        def said() -> dict[str, Any]:
+            return {"cluster": cluster.status()}
+
+        yield Running(cluster.reconcile, (cluster.run(),), said, cluster.changed)
         return
     async with _driver(core, settings.engine, here.wake) as driver:
         around = Surroundings(here.watch, core.listed, here.activity.last_demand)
@@ -249,6 +254,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
 
     async def changed() -> None:
         await uplink.catalogue_changed()
+        running.changed()
         await passes.now()
 
     caretaker = Caretaker(core.care, core.retaining, board, changed)
