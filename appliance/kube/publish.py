@@ -21,7 +21,7 @@ from appliance.core.ids import Digest
 from appliance.core.machine import Gpu, GpuSurvey, MachineFacts
 from appliance.core.model import Denial, Variant
 from appliance.kube.resources import Resource
-from appliance.planner.decide import version_key
+from appliance.planner.select import version_key
 
 Json = dict[str, Any]
 

@@ -107,5 +107,6 @@ class FakeDriver:
 
 def _starting(replica: Replica) -> ObservedReplica:
     return ObservedReplica(
-        replica.id, replica.deployment, replica.revision, Phase.STARTING, message="starting"
-    )
+        replica.id, replica.deployment, replica.revision, Phase.STARTING, message="starting",
+        node=replica.nodes[0] if replica.nodes else "",
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from appliance.planner.decide import decide
 from appliance.trust.documents import REVOKED_PATH
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.importing import imported, small_node
-from tests.helpers.models import deployment, machine
+from tests.helpers.models import deployment, place
 from tests.helpers.signing import ISSUED, Draft, InForce, Signer, revoked
 
 
@@ -22,7 +22,7 @@ def test_every_launch_asks_again(tmp_path: Path) -> None:
     imported(node, Draft().write(tmp_path / "bundle", signer))
     (found,) = node.ledger.read(catalog.variants)
     node.close()
-    (replica,) = decide([deployment()], [found], machine(), slots=1)["notes"].replicas
+    (replica,) = decide([deployment()], [place([found])], slots=1)["notes"].replicas
     in_force = InForce(tmp_path / "tuf")
     startable = Startable(in_force.trust.listed, ModelStore(tmp_path / "box"))
     with pytest.raises(DowngradeError):
