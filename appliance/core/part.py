@@ -73,7 +73,10 @@ def _values(found: dict[str, str]) -> dict[str, str]:
 
 class Metadata(Part):
     name: Annotated[
-        str, Field(pattern=NAME_PATTERN, description=f"The object's name: {NAME_ALLOWED}.")
+        str,
+        Field(
+            pattern=NAME_PATTERN, max_length=63, description=f"The object's name: {NAME_ALLOWED}."
+        ),
     ]
     namespace: Annotated[
         str | None,

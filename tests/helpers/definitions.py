@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import celpy
+import celpy.adapter
 import jsonschema
 import yaml
 
 from appliance.core.documents import API_VERSION
 from appliance.core.rules import KEYWORD
-from appliance.errors import BadDocumentError
+from appliance.errors import ApplianceError
 from appliance.kube import crd
 from appliance.kube.client import KubeApi
 from appliance.kube.resources import DEFINITIONS, Resource
@@ -154,7 +155,7 @@ def _program(rule: str) -> Any:
 
 
 def _holds(rule: str, value: Any) -> bool:
-    return bool(_program(rule).evaluate({"self": celpy.json_to_cel(value)}))
+    return bool(_program(rule).evaluate({"self": celpy.adapter.json_to_cel(value)}))
 
 
 def install(api: KubeApi, folder: Path = MANIFESTS) -> bool:
@@ -170,7 +171,7 @@ def _apply(api: KubeApi, manifest: Json) -> bool:
     path = DEFINITIONS.path(name=manifest["metadata"]["name"])
     try:
         api.apply(path, manifest, force=True)
-    except BadDocumentError as error:
+    except ApplianceError as error:  # 1.20 answers 500 to an apply with a field it does not know
         if KEYWORD not in error.what:
             raise
         api.apply(path, crd.for_old_servers(manifest), force=True)
