@@ -356,7 +356,7 @@ class SiteWindows(Part):
 
 class Network(Part):
     bytes_per_second: Annotated[
-        SomeBytes | None,
+        Bytes | None,
         Field(description="The most that transfers take of the link, such as 2M."),
     ] = None
 

@@ -10,6 +10,7 @@ import pytest
 
 from appliance.bundle.media.queue import Entry
 from appliance.core.ids import Digest
+from appliance.core.reading import parse_yaml
 from appliance.core.state import Origin
 from appliance.errors import (
     ApplianceError,
@@ -34,6 +35,7 @@ from appliance.node.fetching import Fetching
 from appliance.node.software import Software
 from appliance.settings import NetworkSettings
 from appliance.software.shelf import Shelf, Staged
+from tests.conftest import ROOT
 from tests.fakes.controllers import FakeControllers
 from tests.helpers.gguf import write_small_llama
 from tests.helpers.models import wire_deployment, wire_site
@@ -124,6 +126,20 @@ def test_what_is_applied_is_in_force_and_the_audit_says_who_did_it(box: Box) -> 
     assert len(box.audit()) == 4
 
 
+def test_the_examples_are_in_force_once_they_are_applied(box: Box) -> None:
+    files = sorted((ROOT / "examples").glob("*.yaml"))
+    documents = [d.to_wire() for f in files for d in parse_yaml(f.read_text(), f.name)]
+
+    def story(client: HttpClient) -> None:
+        answer = client.call("POST", "/v1/apply", {"documents": documents})
+        assert set(answer["applied"].values()) == {"created"}
+
+    box.run(story)
+    state = box.node.ledger.read(desired.in_force)
+    assert len(state.deployments) == len(documents) - 1  # the other one is the Site
+    assert {d.document.metadata.namespace for d in state.deployments} == {"edge-engines"}
+
+
 def test_deleting_and_releasing_say_in_words_what_they_did(box: Box) -> None:
     def story(client: HttpClient) -> None:
         client.call(
@@ -176,6 +192,13 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]]
         {"documents": [{**wire_site(), "kind": "BundleLock", "spec": {"sources": []}}]},
         UsageError,
         "a BundleLock is not applied to a node",
+    ),
+    (
+        "POST",
+        "/v1/apply",
+        {"documents": [{**wire_site(), "kind": "Model", "spec": {"variants": []}}]},
+        UsageError,
+        "a Model is not applied to a node",
     ),
     ("POST", "/v1/import", {"path": "stick"}, UsageError, "absolute path"),
     ("POST", "/v1/import", {}, UsageError, "absolute path"),
