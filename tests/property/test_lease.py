@@ -1,5 +1,7 @@
 """Never two holders, whatever is slow, cut or killed."""
 
+import contextlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,10 +50,8 @@ class Site:
             self.api.before = lambda *_: self.pass_time(11)
         if what == "lost":
             self.api.before = self.lose
-        try:
+        with contextlib.suppress(ApplianceError):
             who._try()
-        except ApplianceError:
-            pass
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -61,13 +61,11 @@ class Site:
             raise ApplianceError("cut")
 
     def note(self) -> None:
-        try:
+        with contextlib.suppress(ApplianceError):
             self.api.merge(
                 "/apis/coordination.k8s.io/v1/namespaces/s/leases/planner",
                 {"metadata": {"annotations": {"at": str(self.now)}}},
             )
-        except ApplianceError:
-            pass
 
 
 @given(st.lists(STEPS, max_size=40))

@@ -40,7 +40,10 @@ def test_a_current_server_can_do_all_of_it() -> None:
 def test_an_old_server_is_told_apart_and_people_read_what_it_leaves_undone() -> None:
     found = old()
     assert (found.budgets, found.slices) == (OLD_BUDGETS, OLD_ENDPOINT_SLICES)
-    assert not (found.claims or found.crd_rules or found.admission_policies or found.sidecars)
+    assert not (found.claims)
+    assert not (found.crd_rules)
+    assert not (found.admission_policies)
+    assert not (found.sidecars)
     said = " ".join(found.cannot())
     assert "this server (1.20) does not check" in said
     assert "device plugins, not claimed (DRA)" in said
