@@ -296,7 +296,7 @@ class Watch:
 
     def _lines(self) -> Iterator[bytes]:
         rest = b""
-        for chunk in self._response.stream(64 << 10):
+        while chunk := self._response.read1(64 << 10):  # what is there, and no wait for more
             *lines, rest = (rest + chunk).split(b"\n")
             yield from (line for line in lines if line.strip())
             if len(rest) > _MOST_LINE:
