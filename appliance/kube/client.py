@@ -5,6 +5,7 @@ passed over: they cost more memory than a whole site's objects, and drop fields 
 know. Foreign exceptions end here.
 """
 
+import builtins
 import contextlib
 import json
 import threading
@@ -111,18 +112,31 @@ class KubeApi:
         Raises:
             NotFoundError: the server has no such kind.
         """
-        items: list[Json] = []
+        while True:
+            items, version = list[Json](), ""
+            try:
+                for found, version in self.pages(path, labels=labels, fields=fields, page=page):  # noqa: B007
+                    items += found
+            except GoneError:
+                continue
+            return items, version
+
+    def pages(
+        self, path: str, *, labels: str = "", fields: str = "", page: int = 500
+    ) -> Iterator[tuple[builtins.list[Json], str]]:
+        """Yield all objects page by page, each with the version to watch from.
+
+        Raises:
+            NotFoundError: the server has no such kind.
+            GoneError: reading took so long that the rest is forgotten: begin again.
+        """
         query = {**_selection(labels, fields), "limit": str(page)}
         while True:
-            try:
-                found = self._call("GET", path, query)
-            except GoneError:  # a page's continuation expired: begin again
-                items, query = [], {**_selection(labels, fields), "limit": str(page)}
-                continue
-            items += found.get("items") or []
+            found = self._call("GET", path, query)
             meta = found["metadata"]
+            yield found.pop("items", None) or [], meta["resourceVersion"]
             if not meta.get("continue"):
-                return items, meta["resourceVersion"]
+                return
             query["continue"] = meta["continue"]
 
     def watch(

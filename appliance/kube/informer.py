@@ -34,6 +34,8 @@ Value = TypeVar("Value")
 
 _CLOSE_S = 0.8
 _SHORT_S = 1.0
+_LISTING = threading.Lock()
+"""One list at a time: pages weigh ten times what is kept of them, and all start at once."""
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -156,11 +158,12 @@ class Informer(Generic[Value]):
 
     def _once(self) -> bool:
         """List if need be and watch once; return whether that went as it should."""
-        if not self._since or time.monotonic() - self._listed_at >= self._pace.resync_s:
-            self._list()
         began, before = time.monotonic(), self._since
         try:
-            self._follow()
+            if not before or began - self._listed_at >= self._pace.resync_s:
+                self._list()
+            if not self._closing.is_set():
+                self._follow()
         except GoneError:
             log.info("watching %s: that version is forgotten; listing again", self._what.path)
             self._since = ""
@@ -170,17 +173,27 @@ class Informer(Generic[Value]):
         return self._since != before or time.monotonic() - began >= _SHORT_S
 
     def _list(self) -> None:
-        what = self._what
-        self.lists += 1
-        items, version = self._api.list(what.path, labels=what.labels, fields=what.fields)
-        held: dict[str, Value] = {}
-        while items:  # each is dropped as soon as it is slim
-            item = items.pop()
-            value = self._slimmed(item)
-            if value is not None:
-                held[key_of(item)] = value
+        while not _LISTING.acquire(timeout=_CLOSE_S / 4):
+            if self._closing.is_set():
+                return
+        try:
+            held, version = self._listed()
+        finally:
+            _LISTING.release()
         self._post(self._replace, held)
         self._since, self._listed_at = version, time.monotonic()
+
+    def _listed(self) -> tuple[dict[str, Value], str]:
+        what, version = self._what, ""
+        held: dict[str, Value] = {}
+        self.lists += 1
+        for items, version in self._api.pages(what.path, labels=what.labels, fields=what.fields):  # noqa: B007
+            while items:  # each is dropped as soon as it is slim
+                item = items.pop()
+                value = self._slimmed(item)
+                if value is not None:
+                    held[key_of(item)] = value
+        return held, version
 
     def _follow(self) -> None:
         what, pace = self._what, self._pace

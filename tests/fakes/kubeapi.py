@@ -4,6 +4,7 @@ It takes objects of any kind and checks no schema. ``tests/contract/test_kubeapi
 against a real server.
 """
 
+import builtins
 import copy
 import threading
 import time
@@ -51,7 +52,7 @@ class FakeKubeApi(KubeApi):
         """While set, nobody answers, and watches break."""
         self.before: Callable[[str, str], object] = lambda *_: None
         """Told method and path before each call; what it raises is the answer."""
-        self.pages: dict[str, Json] = {}
+        self.answers: dict[str, Json] = {}
         """What is at paths that are no objects, such as ``/version``."""
         self.version = 1
         self.changed = threading.Condition(threading.RLock())
@@ -79,20 +80,23 @@ class FakeKubeApi(KubeApi):
 
     def get(self, path: str) -> Json:
         with self._begin("GET", path):
-            if path in self.pages:
-                return copy.deepcopy(self.pages[path])
+            if path in self.answers:
+                return copy.deepcopy(self.answers[path])
             if path.count("/") < 4 and not path.startswith("/api/"):
                 raise NotFoundError(f"the server could not find {path}")
             return copy.deepcopy(self._held(Where(path)))
 
-    def list(
+    def pages(
         self, path: str, *, labels: str = "", fields: str = "", page: int = 500
-    ) -> tuple[list[Json], str]:
+    ) -> Iterator[tuple[builtins.list[Json], str]]:
         with self._begin("GET", path):
-            self.calls += max(0, -(-len(self._objects) // page) - 1)
             found = (o for k, o in self._objects.items() if _is_in(Where(path), k))
             chosen = [copy.deepcopy(o) for o in found if _matches(o, labels, fields)]
-            return chosen, str(self.version)
+            version = str(self.version)
+        for start in range(0, max(1, len(chosen)), page):
+            if start:
+                self.calls += "/leases" not in path
+            yield chosen[start : start + page], version
 
     def watch(
         self, path: str, since: str, *, labels: str = "", fields: str = "", timeout_s: float = 300

@@ -333,9 +333,9 @@ def test_nodes_tell_what_they_hold_and_take_it_back(api: KubeApi) -> None:
     async def story(model: str, site: str) -> None:
         one = Member(api, f"{site}-1", site, variant(model), variant(model, "Q8_0", "b"))
         two = Member(api, f"{site}-2", site, variant(model))
-        watches = [one.models, one.sites, two.models, two.sites]
-        for watch in watches:
-            watch.start()
+        for member in (one, two):
+            member.models.start()
+            member.sites.start()
         try:
             await one.look()
             await until(lambda: f"{site}-1" in two.sees())
@@ -361,7 +361,8 @@ def test_nodes_tell_what_they_hold_and_take_it_back(api: KubeApi) -> None:
             await two.look()
             await until(lambda: one.models.get(model) is None)
         finally:
-            await asyncio.gather(*(watch.close() for watch in watches))
+            for member in (one, two):
+                await asyncio.gather(member.models.close(), member.sites.close())
 
     kubecrds.install(api)
     model, site = f"m-{uuid.uuid4().hex[:8]}", f"s-{uuid.uuid4().hex[:8]}"

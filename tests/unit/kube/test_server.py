@@ -74,7 +74,7 @@ def test_what_is_no_api_server_is_said_to_be_none() -> None:
 
 def old_server() -> FakeKubeApi:
     api = FakeKubeApi()
-    api.pages = {"/version": OLD, "/apis": groups("events.k8s.io/v1")}
+    api.answers = {"/version": OLD, "/apis": groups("events.k8s.io/v1")}
     return api
 
 
@@ -101,6 +101,6 @@ def test_an_upgrade_of_the_server_is_seen_and_an_outage_forgets_nothing() -> Non
         asyncio.run(server.look())
     assert server.abilities.release == (1, 20)
     api.away = False
-    api.pages["/version"] = K3S
+    api.answers["/version"] = K3S
     asyncio.run(server.look())
     assert server.abilities.release == (1, 34)

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from appliance.core.ids import Digest
 from appliance.core.machine import GpuSurvey, MachineFacts
@@ -58,13 +60,14 @@ class Member:
 
 @asynccontextmanager
 async def site(*members: Member) -> AsyncIterator[None]:
-    watches = [watch for m in members for watch in (m.models, m.sites)]
-    for watch in watches:
-        watch.start()
+    for member in members:
+        member.models.start()
+        member.sites.start()
     try:
         yield
     finally:
-        await asyncio.gather(*(watch.close() for watch in watches))
+        for member in members:
+            await asyncio.gather(member.models.close(), member.sites.close())
 
 
 async def settled(api: FakeKubeApi, *members: Member) -> None:
@@ -77,15 +80,16 @@ async def settled(api: FakeKubeApi, *members: Member) -> None:
             except ApplianceError:
                 await asyncio.sleep(0.01)
             for watch in (member.models, member.sites):
-                await until(lambda watch=watch: int(watch._since) >= newest(api, watch))
+                await until(partial(caught_up, api, watch))
         await asyncio.sleep(0.02)
         if api.version == before:
             return
 
 
-def newest(api: FakeKubeApi, watch: Informer[ModelView] | Informer[SiteView]) -> int:
+def caught_up(api: FakeKubeApi, watch: Informer[ModelView] | Informer[SiteView]) -> bool:
     kind = watch._what.path.strip("/")
-    return max((version for version, key, *_ in api.log if key[0] == kind), default=0)
+    newest = max((version for version, key, *_ in api.log if key[0] == kind), default=0)
+    return int(watch._since or 0) >= newest
 
 
 def test_nodes_see_what_each_of_them_holds_and_say_it_once() -> None:
@@ -157,7 +161,7 @@ def test_a_model_that_somebody_else_wrote_to_is_left_and_a_lost_nodes_word_can_b
     async def story() -> None:
         api = FakeKubeApi()
         one, two = Member(api, "n1", variant()), Member(api, "n2", variant())
-        note = {"apiVersion": MODELS.api_version, "kind": MODELS.kind}
+        note: dict[str, Any] = {"apiVersion": MODELS.api_version, "kind": MODELS.kind}
         note |= {"metadata": {"name": "small", "annotations": {"why": "for triage"}}}
         api.apply(MODELS.path(name="small"), note, manager="kubectl")
         async with site(one, two):
