@@ -28,16 +28,20 @@ ENGINE = """
 import http.server, json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # as an engine that ends at once
 class Engine(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # in chunks, so that an end is told from a break
     def do_GET(self):
         self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream"); self.end_headers()
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
         for n in range(asked.get("n", 1)):
-            self.wfile.write(b"data: %d %s\\n\\n" % (n, os.uname().nodename.encode()))
+            self.say(b"data: %d\\n\\n" % n)
             time.sleep(0.1)
-        self.wfile.write(b"data: [DONE]\\n\\n")
+        self.say(b"data: [DONE]\\n\\n"); self.say(b"")
+    def say(self, data):
+        self.wfile.write(b"%x\\r\\n%b\\r\\n" % (len(data), data))
 http.server.ThreadingHTTPServer(("", 8080), Engine).serve_forever()
 """
 
@@ -153,7 +157,8 @@ async def drain_and_return(
         assert not any(task.done() for task in held)
     finally:
         await asyncio.to_thread(api.merge, path, {"spec": {"unschedulable": None}})
-    assert all((await h).body.endswith(b"[DONE]\n\n") for h in held)
+    answers = [(await one).body for one in held]
+    assert all(body.endswith(b"[DONE]\n\n") for body in answers)
 
 
 async def patiently(holds: Any) -> None:
