@@ -48,7 +48,8 @@ class Mark:
 class Demand:
     """When a model was wanted last.
 
-    ``waiting_since`` and ``waited_at``: when requests last began to wait for it, and did so last.
+    ``waiting_since`` and ``waited_at``: when requests began to wait for it, and did so last; None
+    when it served since.
     """
 
     at: datetime.datetime

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 0.1
 _WINDOW = datetime.timedelta(seconds=60)
-_EPISODE = datetime.timedelta(seconds=10)
-"""After so long without a mark nobody waits any more; the next one begins anew."""
+_EPISODE = datetime.timedelta(seconds=3)
+"""After so long without a mark, of one a second, nobody waits any more; the next begins anew."""
 _OLD = datetime.timedelta(days=1)
 _SETTLED_NS = 100_000_000
 _MOST_GENERATED = 100_000
@@ -66,15 +66,14 @@ class Activity:
             ValueError: it does not say when.
         """
         at = min(parse_rfc3339(mark.at), self._clock.utc())
-        before = self._demand.get(mark.model)
-        since = None if before is None else before.waiting_since
-        waited_at = None if before is None else before.waited_at
-        fresh = False
-        if mark.waiting:
-            fresh = waited_at is None or at - waited_at > _EPISODE
-            since, waited_at = (at if fresh else since), at
-        latest = at if before is None else max(before.at, at)
-        self._demand[mark.model] = Demand(latest, since, waited_at)
+        before = self._demand.get(mark.model, Demand(at))
+        latest = max(before.at, at)
+        if not mark.waiting:  # it is there: whoever waits from now on waits anew
+            self._demand[mark.model] = Demand(latest)
+            return False
+        fresh = before.waited_at is None or at - before.waited_at > _EPISODE
+        since = at if fresh else before.waiting_since
+        self._demand[mark.model] = Demand(latest, since, at)
         return fresh
 
     def served(self, record: Mapping[str, Any]) -> None:
@@ -83,10 +82,8 @@ class Activity:
         if found is None:
             return
         before = self._demand.get(found.model)
-        if before is None:
+        if before is None or before.at < found.until:  # nobody waited since, as marks go
             self._demand[found.model] = Demand(found.until)
-        elif before.at < found.until:
-            self._demand[found.model] = Demand(found.until, before.waiting_since, before.waited_at)
         if found.tokens:
             self._generated.append(found)
 

@@ -138,6 +138,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     return WORLDS[request.param](tmp_path / "routes.json")
 
 
+def heard(source: RouteSource) -> bool:
+    return source.was_read
+
+
 def engines(source: RouteSource, model: str = "notes") -> list[str]:
     route = source.current().route(model)
     return [] if route is None else sorted(e.replica for e in route.endpoints)
@@ -148,10 +152,10 @@ def test_nothing_is_known_before_the_controller_spoke(world: World) -> None:
         world.path.unlink(missing_ok=True)
         async with world.opened() as source:
             assert source.current() == RouteSnapshot()
-            assert not source.was_read
+            assert not heard(source)
             world.say("notes")
             await until(lambda: source.current().route("notes"))
-            assert source.was_read
+            assert heard(source)
             assert source.current().keys == KEYS
             assert source.current().needs_key
 

@@ -56,6 +56,25 @@ def test_a_request_that_begins_to_wait_is_news_and_one_that_goes_on_waiting_is_n
     assert site.marks.read(), "another one waits after a long time"
 
 
+@pytest.mark.parametrize("by", ["mark", "usage"])
+def test_whoever_waits_after_it_served_waits_anew_however_soon(site: Site, by: str) -> None:
+    """It may have fallen asleep in between: nobody else would wake it."""
+    gateway = site.gateway()
+    gateway.mark("notes", waiting=True)
+    assert site.marks.read()
+    site.clock.move(1)
+    if by == "mark":
+        gateway.mark("notes", waiting=False)
+        site.marks.read()
+    else:
+        site.activity.served(record("notes", site.at(-0.5), duration_ms=300.0))
+    assert site.activity.demand()["notes"].waiting_since is None
+    site.clock.move(1)
+    gateway.mark("notes", waiting=True)
+    assert site.marks.read()
+    assert site.activity.demand()["notes"].waiting_since == site.at(0)
+
+
 def test_a_model_in_use_is_wanted_and_wakes_nobody(site: Site) -> None:
     site.gateway().mark("notes", waiting=False)
     assert not site.marks.read()
