@@ -34,7 +34,8 @@ def body(
     """
     entries = {_key(_IMAGE, image): f"@{image}" for image in images}
     for variant in held:
-        entries[_key(_MODEL, variant.manifest)] = str(models / variant.path)
+        folder = models / variant.model / variant.version / variant.name
+        entries[_key(_MODEL, variant.manifest)] = str(folder)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
