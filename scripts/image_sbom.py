@@ -1,4 +1,4 @@
-"""What is in an image, as CycloneDX: Debian's packages from dpkg's list, Python's from dist-info."""
+"""What is in an image, as CycloneDX: Debian packages by dpkg's list, Python's by dist-info."""
 
 import tarfile
 from collections.abc import Iterator

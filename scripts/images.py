@@ -27,7 +27,7 @@ OUT = ROOT / "build" / "images"
 PYTHON = "3.11"
 """The base's Python: wheels and byte code are for this one."""
 EPOCH = 1795219200
-"""Every file and image is of this second (2026-11-21), so that the same input gives the same bytes."""
+"""Every file and image is of this second (2026-11-21): the same input gives the same bytes."""
 _FOR_INSTALLING = ("diffutils", "findutils", "grep", "perl-base", "sed")
 _LEAVE_OUT = ("pip", "pip-*.dist-info", "bin", "**/__pycache__", "**/tests")
 """No image installs anything: pip comes along as a dependency of a tool's `install` command."""
@@ -132,9 +132,9 @@ class Builder:
         run("buildah", *storage, "--runroot", str(self._work / "run"), *arguments)
 
     def _buildah_build(self, name: str, context: Path, reference: str) -> None:
-        given = () if name == "base" else ("--build-arg", f"BASE={self._base}", "--pull=never")
-        if not self._root:
-            given = ("--build-arg", f"BASE={self._base}")
+        given = [] if name == "base" else ["--build-arg", f"BASE={self._base}"]
+        if self._root:
+            given.append("--pull=never")
         self._buildah(
             "build", "--quiet", "--isolation", "chroot", "--layers=false",
             "--timestamp", str(EPOCH), *given, "--tag", reference, str(context),
@@ -236,11 +236,11 @@ def compile_all(site: Path) -> None:
 
 
 def name_it(layout: Path, reference: str) -> str:
-    """Name the image by tag and by digest, as containerd's import understands it."""
+    """Name the image by tags and by digest, as containerd's import understands it."""
     index = layout / "index.json"
     found = json.loads(index.read_text())
     (manifest,) = found["manifests"]
-    pinned = f"{reference.rpartition(':')[0]}@{manifest['digest']}"
+    repository = reference.rpartition(":")[0]
     found["manifests"] = [
         {
             **manifest,
@@ -249,7 +249,7 @@ def name_it(layout: Path, reference: str) -> str:
                 "org.opencontainers.image.ref.name": name,
             },
         }
-        for name in (reference, pinned)
+        for name in (reference, f"{repository}:latest", f"{repository}@{manifest['digest']}")
     ]
     index.write_text(json.dumps(found))
     digest: str = manifest["digest"]

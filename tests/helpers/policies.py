@@ -40,9 +40,8 @@ def broken(body: Json, params: Json | None, *, old: Json | None = None) -> list[
             found.append("no-list")
             continue
         context = _context(policy, body, params, old)
-        for rule in policy["spec"]["validations"]:
-            if not _holds(rule["expression"], context):
-                found.append(_name(rule))
+        every = policy["spec"]["validations"]
+        found += [_name(r) for r in every if not _holds(r["expression"], context)]
     return found
 
 

@@ -78,7 +78,7 @@ def _path(operation: Operation, *, one: bool = True) -> str:
 def _watch(api: KubeApi, operation: Operation) -> None:
     watching = api.watch(_path(operation, one=False), "0", timeout_s=1)
     next(iter(watching), None)
-    watching.close()  # type: ignore[attr-defined]
+    watching.close()
 
 
 _DOING: dict[str, Callable[[KubeApi, Operation], object]] = {
@@ -118,6 +118,7 @@ def controller(budgets: Resource) -> list[Operation]:
         *_all(budgets, engine, ENGINES),
         *_all(CLAIM_TEMPLATES, engine, ENGINES),
         *_all(PODS, "list watch", ENGINES),
+        Operation("what an engine said before it failed", PODS, "get", ENGINES, sub="log"),
         *_all(MODEL_DEPLOYMENTS, "get create patch delete", ENGINES),
         *_all(MODEL_DEPLOYMENTS, "list watch"),
         *_all(MODEL_DEPLOYMENTS, "patch", "default", sub="status", everywhere=True),

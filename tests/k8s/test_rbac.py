@@ -93,9 +93,10 @@ def less(role: Json, right: Right) -> Json | None:
         if group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]:
             others = [r for r in rule["resources"] if r != resource]
             rules += [{**rule, "resources": others}] if others else []
-            rule = {**rule, "resources": [resource]}
-            rule["verbs"] = [v for v in rule["verbs"] if v != verb]
-        rules += [rule] if rule["verbs"] else []
+            verbs = [v for v in rule["verbs"] if v != verb]
+            rules += [{**rule, "resources": [resource], "verbs": verbs}] if verbs else []
+        else:
+            rules.append(rule)
     return None if rules == found["rules"] else {**found, "rules": rules}
 
 
