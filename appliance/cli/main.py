@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("chat", "Talk to a deployment through the gateway."),
     "status": ("status", "Say whether this node serves, and is healthy."),
     "gpus": ("status", "Show this machine's GPUs, processors and memory."),
+    "gpu": ("gpu", "Say which GPUs may be used; fence, release and reset one."),
     "models": ("status", "List the catalogue: what bundles brought."),
     "model": ("model", "Bring models of your own; list them, and what to begin with."),
     "schema": ("schema", "Print the JSON schema of a document's kind."),

@@ -35,6 +35,47 @@ class GpuSurvey:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuSeen:
+    """One GPU at one look at its health.
+
+    ``uuid`` is ``None`` when it is there and the driver would not say which one it is. ``lost``: it
+    fell off the bus, and nothing but a restart of the machine brings it back.
+    """
+
+    index: int
+    uuid: str | None
+    name: str | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GpuHealth:
+    """One look at the health of all GPUs.
+
+    ``gpus`` is ``None`` when nothing can be said: no driver is loaded, or it would not say. An
+    empty tuple is a driver that works and sees no GPU, which is another thing.
+    """
+
+    gpus: tuple[GpuSeen, ...] | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Why a GPU must not be used until somebody says otherwise."""
+
+    reason: str
+    """``Xid``, ``Gone`` or ``Asked``."""
+    message: str
+    by: str
+    at: str
+
+    def to_wire(self) -> dict[str, str]:
+        """Return plain JSON data."""
+        return {"reason": self.reason, "message": self.message, "by": self.by, "at": self.at}
+
+
+@dataclass(frozen=True, slots=True)
 class MachineFacts:
     """One reading of the machine, with cgroup limits already applied."""
 

@@ -180,3 +180,22 @@ def m008_artefacts(db: Database) -> None:
         strict=True,
     )
     db.table("artefacts").create_index(["line"])
+
+
+@migrations()
+def m010_gpus(db: Database) -> None:
+    """Every GPU that was ever seen here, and why one is fenced; a fence has all four, or none."""
+    db.table("gpus").create(
+        {
+            "uuid": str,
+            "name": str,
+            "seen_at": str,
+            "reason": str,
+            "message": str,
+            "fenced_by": str,
+            "fenced_at": str,
+        },
+        pk="uuid",
+        not_null={"seen_at"},
+        strict=True,
+    )

@@ -42,10 +42,12 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What each pass asks afresh: what the machine has, and what may be started on it."""
+    """What each pass asks afresh: what the machine has, and what may run on it."""
 
     machine: Callable[[], MachineFacts]
     listed: Callable[[], Listed]
+    leave: Callable[[], Mapping[str, str]] = dict
+    """Which replicas must leave the GPU that they run on, and why."""
 
 
 class Controller:
@@ -80,7 +82,7 @@ class Controller:
         running = self._driver.observe()
         decisions = self._decide(state, running)
         wanted = [replica for decision in decisions.values() for replica in decision.replicas]
-        todo = plan(wanted, running)
+        todo = plan(wanted, running, self._around.leave())
         failures: dict[str, ApplianceError] = {}
         for action in todo:
             if (error := await self._apply(action)) is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from appliance.core.model import Replica
 from appliance.core.state import ObservedReplica, Phase
@@ -26,12 +27,21 @@ class Start:
 Action = Stop | Start
 
 
-def plan(wanted: Iterable[Replica], running: Mapping[str, ObservedReplica]) -> list[Action]:
+def plan(
+    wanted: Iterable[Replica],
+    running: Mapping[str, ObservedReplica],
+    leave: Mapping[str, str] = MappingProxyType({}),
+) -> list[Action]:
     """Return the next actions; an empty list means there is nothing to do.
 
     Stops come first, so that memory is free before anything starts. A replica that is wanted in
     another form is only stopped: it starts on a later pass, once it is seen to be gone. A replica
     that crashed is its driver's business, which restarts it with backoff.
+
+    Args:
+        wanted: What should run.
+        running: What does.
+        leave: What must be stopped where it is, although it is wanted, and why: its GPU is fenced.
     """
     wanted_by_id = {replica.id: replica for replica in wanted}
     actions: list[Action] = []
@@ -43,6 +53,8 @@ def plan(wanted: Iterable[Replica], running: Mapping[str, ObservedReplica]) -> l
             actions.append(Stop(seen.id, "no longer wanted"))
         elif target.revision != seen.revision:
             actions.append(Stop(seen.id, f"wanted as {target.revision}, runs as {seen.revision}"))
+        elif seen.id in leave:
+            actions.append(Stop(seen.id, leave[seen.id]))
     actions.extend(
         Start(replica, "wanted, and not running")
         for replica in wanted_by_id.values()

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class ProcessSettings:
     first_backoff_s: float = 0.5
     most_backoff_s: float = 60.0
     stable_after_s: float = 60.0
+    visible_gpus: Callable[[], Sequence[str] | None] = lambda: None
+    """The GPUs that an engine may use, by UUID; None: all there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Keeper:
         self._seen = ObservedReplica(
             replica.id, replica.deployment, replica.revision, Phase.STARTING, message="starting"
         )
-        self._group = memory_group(_group_name(state, self._paths.folder))
+        self._group = memory_group(group_name(state, self._paths.folder))
 
     def stop(self) -> None:
         self._see(phase=Phase.STOPPING, message="stopping")
@@ -176,10 +178,13 @@ class Keeper:
             record=str(self._paths.record),
             folder=str(self._paths.folder),
             log=str(self._paths.log),
-            group=_group_name(self._state, self._paths.folder),
+            group=group_name(self._state, self._paths.folder),
             uid=self.uid,
         )
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        visible = self._settings.visible_gpus()
+        if visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
         with translated(f"starting {self.replica.id}"), self._paths.log.open("ab") as early:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "appliance.runtime.launch"],
@@ -347,8 +352,8 @@ def installed_launcher(profile: EngineProfile, settings: ProcessSettings) -> tup
     return launcher.name, command
 
 
-def _group_name(state: Path, folder: Path) -> str:
-    """Return a cgroup's name; the state folder's mark keeps two nodes on one machine apart."""
+def group_name(state: Path, folder: Path) -> str:
+    """Return an engine's cgroup's name; the mark keeps two nodes on one machine apart."""
     mark = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]
     return f"appliance-{mark}-{folder.name}"
 
@@ -358,6 +363,6 @@ def clean_up(state: Path, replica_id: str) -> None:
     found = record.paths(state, replica_id)
     found.record.unlink(missing_ok=True)
     shutil.rmtree(found.folder, ignore_errors=True)
-    group = memory_group(_group_name(state, found.folder))
+    group = memory_group(group_name(state, found.folder))
     if group is not None:
         group.remove()

@@ -1,9 +1,11 @@
 """The controller of one node."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from appliance.cache import roots
 from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
 from appliance.errors import NoSpaceError, NotFoundError, RefusedError
+from appliance.hardware import nvidia
 from appliance.hardware.probe import machine
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
@@ -32,6 +35,7 @@ from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
+from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
@@ -40,7 +44,7 @@ from appliance.node.software import OutcomeLoop, Software
 from appliance.node.startable import Startable
 from appliance.node.uplink import Uplink
 from appliance.planner.decide import cannot_serve
-from appliance.runtime import logfile, record
+from appliance.runtime import logfile, owners, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import CacheSettings, EngineSettings, NetworkSettings, Settings
@@ -73,6 +77,7 @@ class NodeCore:
     reserve: Reserve
     care: CacheCare
     retaining: Retaining
+    gpus: Gpus
 
     def listed(self) -> Listed:
         """Return what may run: what the organisation signed, and what the site did, apart from it.
@@ -104,6 +109,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
         store.init()
         trust = TrustStore(state / "tuf")
         ledger = Ledger(state / "node.db")
+        gpus = Gpus(ledger, clock, nvidia, partial(owners.owners, state))
         try:
             rederive(trust, ledger)
             store.publish_index(*ledger.read(roots.shown))
@@ -131,8 +137,10 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 reserve,
                 care,
                 retaining,
+                gpus,
             )
         finally:
+            gpus.close()
             ledger.close()
 
 
@@ -175,7 +183,10 @@ async def _driver(
     startable = Startable(core.listed, core.store)
     launchers = {"llama_server": settings.llama_server}
     process = ProcessSettings(
-        threads=settings.threads, launchers=launchers, drain_s=settings.drain_s
+        threads=settings.threads,
+        launchers=launchers,
+        drain_s=settings.drain_s,
+        visible_gpus=core.gpus.visible,
     )
     driver = ProcessDriver(core.state, startable.weights, process)
     await driver.open(wake.set)
@@ -190,12 +201,14 @@ async def _run_loops(
 ) -> None:
     clock, state = SystemClock(), core.state
     watch = MachineWatch(machine)
-    around = Surroundings(watch, core.listed)
+    around = Surroundings(watch, core.listed, core.gpus.stops)
     routes = state / places.ROUTES
     controller = Controller(
         core.ledger, driver, around, clock, routes=routes, slots=settings.engine.slots
     )
     controller.on_activation = core.receipts.activate
+    loop = asyncio.get_running_loop()
+    core.gpus.on_change = lambda *_: loop.call_soon_threadsafe(wake.set)
     passes = Passes(controller.reconcile, wake)
     reporter = Reporter(core.ledger, controller, watch, clock, core.care.health.wanted)
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, controller, wake)
@@ -218,6 +231,7 @@ async def _run_loops(
             "epoch": core.ledger.epoch,
             "passes": passes.count,
             "reserve": core.reserve.is_held,
+            "fenced_gpus": {u: f.to_wire() for u, f in core.gpus.fenced().items()},
             "audit": core.ledger.read(chain.head).to_wire(),
             "time": core.ledger.read(lambda db: freshness(db, clock)),
             "link": uplink.status(),
@@ -241,6 +255,7 @@ async def _run_loops(
             drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
             drive(usage.look, Wake(), clock, name="usage", resync_s=30),
             drive(watch.look, Wake(), clock, name="machine", resync_s=300),
+            drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
@@ -267,6 +282,7 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
         answers=core.answers,
         care=core.care,
         software=core.software,
+        gpus=core.gpus,
         reserve=core.reserve,
         clock=clock,
         fetching=Fetching(core.ledger, core.importer, clock, network),

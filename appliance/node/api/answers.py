@@ -10,11 +10,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from appliance.core import wire
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, UsageError
 from appliance.kit.answers import body_of, refusal
 from appliance.node.api.services import LocalServices
 
 _PROGRESS_S = 0.2
+_LONGEST_TEXT = 200
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -38,6 +39,20 @@ async def object_of(request: Request) -> dict[str, Any]:
         MalformedError, UsageError: it carries something else, or too much.
     """
     return wire.loads(await body_of(request), what="the request")
+
+
+def short_text(body: dict[str, Any], field: str) -> str:
+    """Return a field that people read again later.
+
+    Raises:
+        UsageError: it is not a text, or one that is too long or cannot be shown.
+    """
+    found = body.get(field)
+    if not isinstance(found, str) or not found.strip() or len(found) > _LONGEST_TEXT:
+        raise UsageError(f"{field} is not a text of 1 to {_LONGEST_TEXT} characters")
+    if not found.isprintable():
+        raise UsageError(f"{field} holds characters that cannot be shown")
+    return found.strip()
 
 
 def who(request: Request) -> str:

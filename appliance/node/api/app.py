@@ -10,6 +10,7 @@ from appliance.kit.answers import application
 from appliance.node.api import (
     deployments,
     gateway_keys,
+    gpus,
     imports,
     models,
     receipts,
@@ -24,7 +25,7 @@ def local_api(services: LocalServices) -> Starlette:
     """Return the ASGI application over the services of one node."""
     groups = (
         _node, deployments.routes, imports.routes, models.routes, receipts.routes,
-        gateway_keys.routes, store.routes, software.routes,
+        gateway_keys.routes, store.routes, software.routes, gpus.routes,
     )  # fmt: skip
     return application([found for group in groups for found in group(services)])
 

@@ -14,6 +14,7 @@ from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
 from appliance.node.fetching import Fetching
+from appliance.node.gpus import Gpus
 from appliance.node.software import Software
 
 
@@ -27,6 +28,7 @@ class LocalServices:
     answers: AnswerTaker
     care: CacheCare
     software: Software
+    gpus: Gpus
     reserve: Reserve
     clock: Clock
     status: Callable[[], dict[str, Any]]

@@ -10,10 +10,8 @@ from starlette.routing import Route
 
 from appliance.cache.collect import Collected
 from appliance.errors import UsageError
-from appliance.node.api.answers import object_of, route, told, who
+from appliance.node.api.answers import object_of, route, short_text, told, who
 from appliance.node.api.services import LocalServices
-
-_LONGEST_REASON = 200
 
 
 def routes(services: LocalServices) -> list[Route]:
@@ -69,24 +67,15 @@ class _Store:
 
     async def pin(self, request: Request) -> Response:
         body = await object_of(request)
-        name, why = _text(body, "name"), _text(body, "why")
+        name, why = short_text(body, "name"), short_text(body, "why")
         found = await asyncio.to_thread(self._care.pin, name, why, who(request))
         return JSONResponse({"pinned": found, "why": why})
 
     async def unpin(self, request: Request) -> Response:
-        name = _text(await object_of(request), "name")
+        name = short_text(await object_of(request), "name")
         return JSONResponse(
             {"unpinned": await asyncio.to_thread(self._care.unpin, name, who(request))}
         )
-
-
-def _text(body: dict[str, Any], field: str) -> str:
-    found = body.get(field)
-    if not isinstance(found, str) or not found.strip() or len(found) > _LONGEST_REASON:
-        raise UsageError(f"{field} is not a text of 1 to {_LONGEST_REASON} characters")
-    if not found.isprintable():
-        raise UsageError(f"{field} holds characters that cannot be shown")
-    return found.strip()
 
 
 def _collected(found: Collected) -> dict[str, Any]:
