@@ -65,8 +65,7 @@ def processes() -> dict[str, frozenset[int] | None]:
     found: dict[str, frozenset[int] | None] = {}
     with contextlib.suppress(ApplianceError), _opened() as nvml:
         for handle, uuid in _handles(nvml):
-            running = _said(nvml, partial(nvml.nvmlDeviceGetComputeRunningProcesses, handle))
-            found[uuid] = None if running is None else frozenset(p.pid for p in running)
+            found[uuid] = _running(nvml, handle)
     return found
 
 
@@ -232,6 +231,18 @@ def _seen(nvml: Any, index: int) -> GpuSeen:
     name = said(lambda: _text(nvml.nvmlDeviceGetName(handle)))
     said(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))  # the driver remembers the names of the lost
     return GpuSeen(index, uuid, name, lost)
+
+
+def _running(nvml: Any, handle: Any) -> frozenset[int] | None:
+    """Return the pids on one GPU. The call without a version raises what is no NVMLError."""
+    for call in (
+        nvml.nvmlDeviceGetComputeRunningProcesses_v3,
+        nvml.nvmlDeviceGetComputeRunningProcesses_v2,
+    ):
+        found = _said(nvml, partial(call, handle))
+        if found is not None:
+            return frozenset(int(process.pid) for process in found)
+    return None
 
 
 def _address(handle: Any) -> int | None:

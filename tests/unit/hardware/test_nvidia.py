@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from appliance.errors import ApplianceError, NotFoundError
+from appliance.hardware import nvidia
 from tests.conftest import ROOT, need_tool
 
 SOURCE = Path(__file__).parents[2] / "data" / "nvml" / "fake.c"
+LOOK = SOURCE.with_name("look.py")
 GIB = 1 << 30
 SURVEY = (
     "import dataclasses, json; from appliance.hardware import nvidia\n"
@@ -91,3 +94,93 @@ def test_a_gpu_that_fell_off_the_bus_hides_no_other(tmp_path: Path) -> None:
 
 def test_a_driver_that_is_installed_and_not_loaded_is_no_driver(tmp_path: Path) -> None:
     assert driver(tmp_path, "INIT_FAILS=DRIVER_NOT_LOADED")["gpus"] == []
+
+
+def look(folder: Path, *macros: str, **env: str) -> dict[str, Any]:
+    """Return what a process sees of the health of these GPUs."""
+    driver(folder, *macros)
+    noisy = "FAKE_XID" in env or "WAIT_FAILS" in macros
+    done = subprocess.run(
+        [sys.executable, "-W", "error", LOOK, *(["noisy"] if noisy else [])],
+        cwd=ROOT, env={**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": ROOT, **env},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_gpus_that_are_well_are_seen_and_watched(tmp_path: Path) -> None:
+    found = look(tmp_path)
+    assert [(g["uuid"], g["lost"]) for g in found["health"]["gpus"]] == [
+        ("GPU-00000001", False), ("GPU-00000002", False),
+    ]  # fmt: skip
+    assert found["watched"] == ["GPU-00000001", "GPU-00000002"]
+    assert found["note"] == "XID errors of 2 GPUs are watched"
+
+
+def test_an_xid_error_is_heard_of_with_its_gpu(tmp_path: Path) -> None:
+    assert look(tmp_path, FAKE_XID="79")["heard"] == [["GPU-00000001", 79]]
+
+
+def test_a_gpu_that_sends_no_events_is_not_watched_and_hides_no_other(tmp_path: Path) -> None:
+    found = look(tmp_path, "SECOND_HAS_NO_EVENTS")
+    assert found["watched"] == ["GPU-00000001"]
+    assert found["note"] == (
+        "XID errors of 1 GPUs are watched; not of GPU-00000002 (Not Supported)"
+    )
+
+
+def test_a_driver_without_the_calls_leaves_health_not_known(tmp_path: Path) -> None:
+    found = look(tmp_path, "WITHOUT_EVENTS", "WITHOUT_PROCESSES")
+    assert found["watched"] == []
+    assert found["note"].startswith("XID errors are not watched: the NVIDIA driver fails: ")
+    assert found["processes"] == {"GPU-00000001": None, "GPU-00000002": None}
+
+
+def test_a_degraded_driver_names_no_gpu_and_calls_none_lost(tmp_path: Path) -> None:
+    found = look(tmp_path, "DEGRADED")
+    assert [(g["uuid"], g["lost"]) for g in found["health"]["gpus"]] == [(None, False)] * 2
+    assert found["watched"] == []
+
+
+@pytest.mark.parametrize(
+    ("macro", "uuid"), [("SECOND_IS_LOST", None), ("SECOND_FELL_OFF", "GPU-00000002")]
+)
+def test_a_gpu_that_is_lost_is_told_apart(tmp_path: Path, macro: str, uuid: str | None) -> None:
+    first, second = look(tmp_path, macro)["health"]["gpus"]
+    assert (first["uuid"], first["lost"]) == ("GPU-00000001", False)
+    assert (second["uuid"], second["lost"]) == (uuid, True)
+
+
+def test_a_driver_that_fails_says_nothing_of_health(tmp_path: Path) -> None:
+    found = look(tmp_path, "INIT_FAILS=UNKNOWN")
+    assert found["health"] == {"gpus": None, "note": "the NVIDIA driver fails: Unknown Error"}
+    assert found["processes"] == {}
+
+
+def test_who_computes_on_a_gpu_is_told_by_pid(tmp_path: Path) -> None:
+    found = look(tmp_path, FAKE_PID="4711")
+    assert found["processes"] == {"GPU-00000001": [4711], "GPU-00000002": []}
+
+
+def test_a_wait_that_fails_asks_for_a_look_and_spins_not(tmp_path: Path) -> None:
+    assert look(tmp_path, "WAIT_FAILS")["troubles"] == 1
+
+
+def test_a_reset_goes_through_nvidia_smi_and_its_words_are_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, log = tmp_path / "nvidia-smi", tmp_path / "log"
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec 2>&1; echo In use; exit $FAKE_EXIT\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("FAKE_EXIT", "0")
+    nvidia.reset("GPU-1")
+    assert log.read_text() == "--gpu-reset -i GPU-1\n"
+    monkeypatch.setenv("FAKE_EXIT", "19")
+    with pytest.raises(ApplianceError, match="could not reset GPU-1: In use"):
+        nvidia.reset("GPU-1")
+    tool.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotFoundError, match="nvidia-smi cannot be run"):
+        nvidia.reset("GPU-1")

@@ -31,10 +31,12 @@ from appliance.node import desired, keys
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.fetching import Fetching
+from appliance.node.gpus import Gpus
 from appliance.node.software import Software
 from appliance.settings import NetworkSettings
 from appliance.software.shelf import Shelf, Staged
 from tests.fakes.controllers import FakeControllers
+from tests.fakes.gpus import FakeGpus
 from tests.helpers.gguf import write_small_llama
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
@@ -56,6 +58,8 @@ class Box:
         self.stopped: list[bool] = []
         self.reserve = Reserve(node.state / "reserve")
         self.controllers = FakeControllers()
+        self.driver = FakeGpus(["GPU-a", "GPU-b"])
+        self.gpus = Gpus(node.ledger, StillClock(), self.driver, list)
 
     async def changed(self) -> None:
         self.changes += 1
@@ -76,6 +80,7 @@ class Box:
             answers=self.node.answers,
             care=care_of(self.node),
             software=Software(Shelf(self.node.state), self.controllers, StillClock()),
+            gpus=self.gpus,
             reserve=self.reserve,
             clock=StillClock(),
             status=lambda: {"node": "box-1", "deployments": [{"name": "notes"}]},
@@ -373,3 +378,23 @@ def test_a_controller_is_switched_to_by_a_supervisor_alone(box: Box) -> None:
     intent = shelf.read().next
     assert intent is not None
     assert (intent.version, intent.by, intent.tried) == ("1.2.0", ME, False)
+
+
+def test_gpus_are_listed_fenced_released_and_reset(box: Box) -> None:
+    def story(client: HttpClient) -> None:
+        found = client.call("GET", "/v1/gpus")["gpus"]
+        assert [g["uuid"] for g in found] == ["GPU-a", "GPU-b"]
+        client.call("POST", "/v1/gpus/fence", {"gpu": "GPU-a", "why": "smells of smoke"})
+        found = client.call("GET", "/v1/gpus")["gpus"]
+        assert found[0]["fence"]["message"] == "smells of smoke"
+        assert found[0]["fence"]["by"] == ME
+        assert client.call("POST", "/v1/gpus/reset", {"gpu": "GPU-a"}) == {"reset": "GPU-a"}
+        with pytest.raises(UsageError, match="is not fenced"):
+            client.call("POST", "/v1/gpus/release", {"gpu": "GPU-a"})
+        with pytest.raises(UsageError, match="why is not a text"):
+            client.call("POST", "/v1/gpus/fence", {"gpu": "GPU-a"})
+
+    box.run(story)
+    assert box.driver.resets == ["GPU-a"]
+    assert box.changes == 2
+    assert [kind for kind, _ in box.audit()] == ["gpu-fence", "gpu-reset"]
