@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("keys", "Make and change the organisation's keys; sign; say who may do what."),
     "upgrade": ("upgrade", "Run another controller, and return to the old one if it fails."),
     "hub": ("hub", "Make and run a fleet hub; ask its nodes for deployments."),
+    "conformance": ("conformance", "Show what of Kubernetes AI Conformance a cluster meets."),
     "demo": ("demo", "Show all of it on this machine: hub, broker, node, model, a cut link."),
 }
 """Name: the module below ``appliance.cli`` that defines it, and its help."""

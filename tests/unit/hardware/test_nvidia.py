@@ -102,7 +102,7 @@ def look(folder: Path, *macros: str, **env: str) -> dict[str, Any]:
     noisy = "FAKE_XID" in env or "WAIT_FAILS" in macros
     done = subprocess.run(
         [sys.executable, "-W", "error", LOOK, *(["noisy"] if noisy else [])],
-        cwd=ROOT, env={**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": ROOT, **env},
+        cwd=ROOT, env={**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(ROOT), **env},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout)
