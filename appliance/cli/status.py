@@ -60,6 +60,8 @@ def _status(found: dict[str, Any]) -> str:
     if not found["reserve"]:
         lines.append("disk: FULL, the reserve is in use; nothing new is begun, serving goes on")
     lines += [wanted_line(w) for w in found.get("wanted", [])]
+    if (pressure := found.get("disk_pressure")) and pressure["likely"]:
+        lines.append(f"disk: {pressure['message']}")
     fenced = found.get("fenced_gpus", {})
     lines += [f"GPU {uuid}: FENCED, {f['message']} (appliance gpu)" for uuid, f in fenced.items()]
     return "\n".join([*lines, "", _machine(found["machine"])])

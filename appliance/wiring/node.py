@@ -38,6 +38,7 @@ from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.preflight import DiskPreflight
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
 from appliance.node.software import OutcomeLoop, Software
@@ -215,6 +216,12 @@ async def _run_loops(
     uplink.on_time = core.answers.take_time
     make_folder(state / places.SPOOL)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve)
+    preflight = DiskPreflight(state, core.ledger, clock, lambda: sum(core.store.sizes().values()))
+    cluster_loops = (
+        [drive(preflight.look, Wake(), clock, name="disk", resync_s=600)]
+        if settings.kubernetes.kubeconfig
+        else []
+    )
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
 
@@ -236,6 +243,7 @@ async def _run_loops(
             "time": core.ledger.read(lambda db: freshness(db, clock)),
             "link": uplink.status(),
             "engines": [asdict(e) for s in controller.world.statuses for e in s.engines],
+            "disk_pressure": preflight.to_wire() if settings.kubernetes.kubeconfig else None,
             **reporter.body(),
         }
 
@@ -259,6 +267,7 @@ async def _run_loops(
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
+            *cluster_loops,
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
         )
     finally:

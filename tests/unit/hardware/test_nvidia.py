@@ -102,8 +102,8 @@ def look(folder: Path, *macros: str, **env: str) -> dict[str, Any]:
     noisy = "FAKE_XID" in env or "WAIT_FAILS" in macros
     done = subprocess.run(
         [sys.executable, "-W", "error", LOOK, *(["noisy"] if noisy else [])],
-        cwd=ROOT, env={**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(ROOT), **env},
-        capture_output=True, text=True, check=True,
+        cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(ROOT), **env},
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout)
     return found
