@@ -73,13 +73,13 @@ class Gpus:
         self, ledger: Ledger, clock: Clock, driver: GpuDriver,
         owners: Callable[[], Iterable[Owner]],
     ) -> None:  # fmt: skip
-        """``owners`` tells whose a process is; it is asked on a thread, and may read files."""
+        self.owners = owners
+        """Tells whose a process is. Asked on a thread; it may read files, or ask a server."""
         self.on_change: Callable[[str, Fence | None], object] = lambda *_: None
         """Called with a GPU that was fenced or released, on any thread, after it was recorded."""
         self._ledger = ledger
         self._clock = clock
         self._driver = driver
-        self._owners = owners
         self._watch = driver.XidWatch(self._xid, lambda: None)
         self._seen = GpuHealth(None, "nobody has looked yet")
         self._stops: dict[str, str] = {}
@@ -95,6 +95,10 @@ class Gpus:
         if all(gpu.fence is None for gpu in known):
             return None
         return tuple(gpu.uuid for gpu in known if gpu.fence is None)
+
+    def reasons(self) -> dict[str, str]:
+        """Return why GPUs are fenced, in words, by UUID."""
+        return {uuid: fence.message for uuid, fence in self.fenced().items()}
 
     def stops(self) -> Mapping[str, str]:
         """Return which replicas the last look found on a fenced GPU, and why they must leave it.
@@ -257,7 +261,7 @@ class Gpus:
             )
 
     def _look_for_users(self) -> None:
-        fenced = {uuid: fence.message for uuid, fence in self.fenced().items()}
+        fenced = self.reasons()
         users = self._users() if fenced else {}
         replicas = {
             uuid: None if found is None else [u["replica"] for u in found if u["replica"]]
@@ -266,7 +270,7 @@ class Gpus:
         self._stops = rules.to_stop(replicas, fenced)
 
     def _users(self) -> dict[str, list[dict[str, Any]] | None]:
-        owners = list(self._owners())
+        owners = list(self.owners())
         return {
             uuid: None
             if pids is None
