@@ -40,12 +40,16 @@ def remember(db: sqlite3.Connection, uuid: str, name: str | None, at: str) -> No
 
 
 def fence(db: sqlite3.Connection, uuid: str, why: Fence) -> bool:
-    """Fence a GPU; return whether it was not fenced before. The first reason stays."""
+    """Fence a GPU; return whether it was not fenced before. The first reason stays.
+
+    One that fails before anybody noted that it is there is remembered by this.
+    """
     return bool(
         db.execute(
-            "UPDATE gpus SET reason = ?, message = ?, fenced_by = ?, fenced_at = ?"
-            " WHERE uuid = ? AND reason IS NULL",
-            (why.reason, why.message, why.by, why.at, uuid),
+            "INSERT INTO gpus (uuid, seen_at, reason, message, fenced_by, fenced_at)"
+            " VALUES (?1, ?5, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET reason = ?2, message = ?3,"
+            " fenced_by = ?4, fenced_at = ?5 WHERE reason IS NULL",
+            (uuid, why.reason, why.message, why.by, why.at),
         ).rowcount
     )
 

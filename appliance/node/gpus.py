@@ -7,6 +7,8 @@ a thread. Both only ever add fences. They survive restarts, and end by a person'
 import asyncio
 import logging
 import sqlite3
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.core.machine import Fence, GpuHealth
-from appliance.errors import LockedError, NotFoundError, UsageError
+from appliance.errors import ApplianceError, LockedError, NotFoundError, UsageError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.loop import Again
 from appliance.ledger import gpus, streams
@@ -83,6 +85,8 @@ class Gpus:
         self._watch = driver.XidWatch(self._xid, lambda: None)
         self._seen = GpuHealth(None, "nobody has looked yet")
         self._stops: dict[str, str] = {}
+        self._heard: deque[tuple[str, str]] = deque()
+        self._taking = threading.Lock()
 
     def fenced(self) -> dict[str, Fence]:
         """Return why GPUs are fenced, by UUID."""
@@ -128,6 +132,7 @@ class Gpus:
                 self._ledger.record(
                     partial(gpus.remember, uuid=gpu.uuid, name=gpu.name, at=at)
                 ).result()
+        self._take_in()
         for uuid, why in rules.gone(self._ledger.read(gpus.known), seen).items():
             self._fence(uuid, rules.GONE, why, "the controller")
         self._look_for_users()
@@ -208,7 +213,19 @@ class Gpus:
         if not why:
             log.info("GPU %s: XID %d is an error of the application", uuid, xid)
             return
-        self._fence(uuid, rules.XID, why, "the controller")
+        self._heard.append((uuid, why))
+        try:
+            self._take_in()
+        except ApplianceError as error:  # a full disk: the next look tries again
+            log.error("GPU %s: %s, which could not be recorded: %s", uuid, why, error)
+
+    def _take_in(self) -> None:
+        """Fence what was heard of; the watch and a look may both come to it at once."""
+        with self._taking:
+            while self._heard:
+                uuid, why = self._heard[0]
+                self._fence(uuid, rules.XID, why, "the controller")
+                self._heard.popleft()
         self._look_for_users()
 
     def _fence(self, uuid: str, reason: str, message: str, by: str) -> None:

@@ -144,6 +144,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 gpus,
             )
         finally:
+            gpus.on_change = lambda *_: None
             gpus.close()
             ledger.close()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import ApplianceError, LockedError, NotFoundError, UsageError
+from appliance.errors import ApplianceError, LockedError, NoSpaceError, NotFoundError, UsageError
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
@@ -74,6 +74,32 @@ def test_an_xid_error_fences_and_one_event_says_so(box: Box) -> None:
     assert box.told(Stream.AUDIT) == ["gpu-fence"]
     assert changes == ["GPU-a"]
     assert box.gpus.visible() == ("GPU-b",)
+
+
+def test_an_error_of_a_gpu_that_nobody_noted_yet_fences_it_too(tmp_path: Path) -> None:
+    """The watch begins with the first look, and may be quicker than it."""
+    ledger, driver = Ledger(tmp_path / "node.db"), FakeGpus(["GPU-a"])
+    gpus = Gpus(ledger, StillClock(), driver, list)
+    assert driver.watch is not None
+    driver.watch.tell("GPU-a", 79)
+    gpus.look_now()
+    assert list(gpus.fenced()) == ["GPU-a"]
+    assert gpus.to_wire()["gpus"][0]["name"] == "Fake GPU-a"
+    ledger.close()
+
+
+def test_an_error_that_could_not_be_recorded_is_recorded_later(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bool:
+        raise NoSpaceError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("appliance.ledger.gpus.fence", full)
+        box.xid("GPU-a", 79)
+        assert box.gpus.fenced() == {}
+    box.gpus.look_now()
+    assert list(box.gpus.fenced()) == ["GPU-a"]
 
 
 def test_an_error_of_the_application_changes_nothing(box: Box) -> None:

@@ -49,6 +49,13 @@ def test_what_is_stopping_is_not_stopped_again() -> None:
     assert plan([], running(seen(A, Phase.STOPPING))) == []
 
 
+def test_what_must_leave_its_gpu_is_stopped_once_and_then_started_again() -> None:
+    leave = {A.id: "GPU GPU-a is fenced"}
+    assert plan([A, B], running(seen(A), seen(B)), leave) == [Stop(A.id, "GPU GPU-a is fenced")]
+    assert plan([A, B], running(seen(A, Phase.STOPPING), seen(B)), leave) == []
+    assert plan([A, B], running(seen(B)), {}) == [Start(A, "wanted, and not running")]
+
+
 def test_what_is_wanted_twice_is_started_once() -> None:
     assert plan([A, A], {}) == [Start(A, "wanted, and not running")]
 
