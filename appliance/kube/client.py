@@ -154,13 +154,13 @@ class KubeApi:
         query = {"fieldManager": manager or self.manager, "force": "true" if force else "false"}
         return self._call("PATCH", path, query, body, _APPLY)
 
-    def create(self, path: str, body: Json) -> Json:
+    def create(self, path: str, body: Json, *, manager: str = "") -> Json:
         """Create an object.
 
         Raises:
             ExistsError: there is one of this name.
         """
-        return self._call("POST", path, {"fieldManager": self.manager}, body)
+        return self._call("POST", path, {"fieldManager": manager or self.manager}, body)
 
     def replace(self, path: str, body: Json) -> Json:
         """Replace an object at the version that its body names.

@@ -180,3 +180,46 @@ def m008_artefacts(db: Database) -> None:
         strict=True,
     )
     db.table("artefacts").create_index(["line"])
+
+
+@migrations()
+def m009_mirror(db: Database) -> None:
+    """Custom resources as last seen, which datastore that was, and what it is to hear from us.
+
+    What these mean is in ``core/mirror.py``.
+    """
+    db.table("mirror").create(
+        {
+            "kind": str,
+            "name": str,
+            "owner": str,
+            "uid": str,
+            "epoch": int,
+            "projected": int,
+            "spec": str,
+            "labels": str,
+            "annotations": str,
+        },
+        pk=("kind", "name"),
+        not_null={"owner", "uid", "epoch", "projected", "spec", "labels", "annotations"},
+        strict=True,
+    )
+    db.table("datastore").create(
+        {
+            "only": int,
+            "cluster": str,
+            "namespace": str,
+            "definitions": str,
+            "version": int,
+            "epoch": int,
+        },
+        pk="only",
+        not_null={"cluster", "namespace", "definitions", "version", "epoch"},
+        strict=True,
+    )
+    db.table("asked").create(
+        {"kind": str, "name": str, "verb": str, "uid": str},
+        pk=("kind", "name"),
+        not_null={"verb", "uid"},
+        strict=True,
+    )

@@ -1,4 +1,9 @@
-"""What is wanted, in the ledger: the fleet's newest generation and local words over it."""
+"""What is wanted, in the ledger: the fleet's newest generation and local words over it.
+
+Under Kubernetes what is in force is what stands in the cluster, by its mirror in the ledger; the
+words are what ``node/projection.py`` makes objects of, and what local staff ask is kept until the
+cluster has heard it.
+"""
 
 import json
 import sqlite3
@@ -6,8 +11,12 @@ from dataclasses import dataclass
 
 from appliance.core import reading, wire
 from appliance.core.documents import Document, ModelDeployment, Site
-from appliance.core.state import DesiredState
-from appliance.errors import NotFoundError
+from appliance.core.mirror import Asked, Mirrored
+from appliance.core.state import DesiredState, Origin
+from appliance.errors import NotFoundError, UsageError
+from appliance.kube import owned
+from appliance.ledger import mirror
+from appliance.node import clustered
 from appliance.planner.desired import merge
 
 _DEPLOYMENT = ModelDeployment.kind_name
@@ -80,20 +89,33 @@ def in_force(db: sqlite3.Connection) -> DesiredState:
         name: document if isinstance(document, ModelDeployment) else None
         for name, document in local(db, _DEPLOYMENT).items()
     }
-    return merge(theirs, mine, word.generation or None)
+    generation = word.generation or None
+    if mirror.datastore(db) is None:
+        return merge(theirs, mine, generation)
+    rows, asked = mirror.rows(db, _DEPLOYMENT), mirror.asked(db)
+    return clustered.in_force({d.name: d for d in theirs}, mine, rows, asked, generation)
 
 
 def apply_locally(db: sqlite3.Connection, document: Document, by: str, at: str) -> str:
-    """Put a local document in force; return what that did: created, changed or unchanged."""
+    """Put a local document in force; return what that did: created, changed or unchanged.
+
+    Under Kubernetes it takes the place of what stands there under its name, whoever made it.
+    """
     known = local(db, document.kind)
     before = known.get(document.name)
-    if before is not None and before.to_wire() == document.to_wire():
+    row = _row(db, document.kind, document.name)
+    if before is not None and before.to_wire() == document.to_wire() and _stands(row, before):
         return "unchanged"
     theirs = [d for d in fleet(db).documents if d.kind == document.kind]
-    existed = before is not None or any(
-        d.name == document.name and document.name not in known for d in theirs
+    existed = (
+        before is not None
+        or row is not None
+        or any(d.name == document.name and document.name not in known for d in theirs)
     )
+    _not_another_nodes(row)
     set_local(db, document.kind, document.name, document, by, at)
+    if mirror.datastore(db) is not None:
+        mirror.ask(db, Asked(document.kind, document.name, "force"))
     return "changed" if existed else "created"
 
 
@@ -102,31 +124,79 @@ def delete_locally(db: sqlite3.Connection, name: str, by: str, at: str) -> str:
 
     Raises:
         NotFoundError: nothing of this name is in force.
+        UsageError: another node of the site projects it.
     """
     state = in_force(db)
     if name not in {d.document.name for d in state.deployments}:
-        if forget_local(db, Site.kind_name, name):
+        if forget_local(db, Site.kind_name, name) or _ask_to_delete(db, Site.kind_name, name):
             return "removed"
         raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
+    made_here = _ask_to_delete(db, _DEPLOYMENT, name)
     if _fleet_asks(db, name):
         set_local(db, _DEPLOYMENT, name, None, by, at)
         return "removed here; the fleet still asks for it (appliance release gives it back)"
     forget_local(db, _DEPLOYMENT, name)
-    return "removed"
+    return "removed; somebody had made it with kubectl" if made_here else "removed"
 
 
 def release(db: sqlite3.Connection, name: str) -> str:
     """Drop the local word on a deployment; return in words what holds now.
 
+    Under Kubernetes an edit with kubectl counts as one, and so does an object made with it.
+
     Raises:
         NotFoundError: there is no local word on it.
+        UsageError: another node of the site projects it.
     """
-    if not forget_local(db, _DEPLOYMENT, name):
+    asks, row = _fleet_asks(db, name), _row(db, _DEPLOYMENT, name)
+    edited = asks and any(
+        d.document.name == name and (d.drift or d.origin is Origin.CLUSTER)
+        for d in in_force(db).deployments
+    ) and row is not None  # fmt: skip
+    if not forget_local(db, _DEPLOYMENT, name) and not edited:
+        _not_another_nodes(row)
         raise NotFoundError(f"nobody here changed {name!r}", hint="appliance get shows who did")
-    if _fleet_asks(db, name):
-        return "released; the fleet's word holds again"
-    return "released; the fleet does not ask for it, so it ends"
+    if not asks:
+        return "released; the fleet does not ask for it, so it ends"
+    if mirror.datastore(db) is not None:
+        mirror.ask(db, Asked(_DEPLOYMENT, name, "force"))
+    return "released; the fleet's word holds again"
 
 
 def _fleet_asks(db: sqlite3.Connection, name: str) -> bool:
     return any(d.kind == _DEPLOYMENT and d.name == name for d in fleet(db).documents)
+
+
+# --- under Kubernetes: without it there is never a row -------------------------------------------
+
+
+def _row(db: sqlite3.Connection, kind: str, name: str) -> Mirrored | None:
+    return mirror.rows(db, kind).get((kind, name))
+
+
+def _stands(row: Mirrored | None, document: Document) -> bool:
+    """Return whether the object, if it is known, says what the document says."""
+    if row is None:
+        return True
+    spec = document.to_wire()["spec"]
+    same = owned.normal(row.kind, row.spec) == owned.normal(row.kind, spec)
+    return same and row.owner is Origin.LOCAL
+
+
+def _ask_to_delete(db: sqlite3.Connection, kind: str, name: str) -> bool:
+    """Have the cluster delete what no word of ours made; return whether there is such a thing."""
+    row = _row(db, kind, name)
+    if row is None or row.projected:
+        return False
+    _not_another_nodes(row)
+    mirror.ask(db, Asked(kind, name, "delete", row.uid))
+    return True
+
+
+def _not_another_nodes(row: Mirrored | None) -> None:
+    if row is not None and not row.projected and row.owner is not Origin.CLUSTER:
+        whose = row.annotations.get(owned.FROM)
+        raise UsageError(
+            f"node {whose} projects {row.name!r}",
+            hint=f"say it to the appliance on {whose}, or with kubectl to the cluster",
+        )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from appliance.core.documents import ModelDeployment
 from appliance.core.state import DesiredDeployment, DesiredState, Origin
 
+ONLY_HERE = "only here; the fleet does not ask for it"
+
 
 def merge(
     fleet: Iterable[ModelDeployment],
@@ -35,7 +37,7 @@ def merge(
 def drift(theirs: ModelDeployment | None, mine: ModelDeployment) -> str:
     """Return in words how a local document departs from the fleet's; empty when it does not."""
     if theirs is None:
-        return "only here; the fleet does not ask for it"
+        return ONLY_HERE
     fields = [
         name
         for name in type(mine.spec).model_fields
