@@ -102,14 +102,14 @@ def _list(found: list[dict[str, Any]]) -> str:
         ]
         for d in found
     ]
-    return table(["NAME", "MODEL", "VARIANT", "READY", "REPLICAS", "BY"], rows)
+    return table(["NAME", "MODEL", "VARIANT", "READY", "REPLICAS", "OWNER"], rows)
 
 
 def describe(one: dict[str, Any]) -> str:
     """Return one deployment for a person."""
     lines = [
         f"{one['name']}: {one['model']}, {one['ready']} of {one['replicas']} replicas serve",
-        f"  by {one['origin']}" + (f"; drift: {one['drift']}" if one["drift"] else ""),
+        f"  owner: {one['origin']}" + (f"; drift: {one['drift']}" if one["drift"] else ""),
     ]
     lines += [
         f"  {c['type']}={c['status']} ({c['reason']}): {c['message']}" for c in one["conditions"]

@@ -98,7 +98,7 @@ def _define(api: "KubeApi", definitions: Callable[[], Iterable[Json]]) -> None:
         try:
             found = api.get(path)
         except NotFoundError:
-            api.apply(path, body, force=True)
+            api.create(DEFINITIONS.path(), body)
         else:
             _must_stay(found)
 

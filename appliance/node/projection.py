@@ -132,7 +132,7 @@ class Projection:
         namespace = self._here.namespace
         found = datastore.survey(self._api, namespace, known, self._definitions)
         datastore.confirm(self._api, namespace, found, self._ledger.read(mirror.rows))
-        if found.datastore.epoch != known.epoch:
+        if known.cluster and found.datastore.epoch != known.epoch:
             log.warning("a datastore that was not seen before: epoch %d", found.datastore.epoch)
         self._surveyed = True
         return found

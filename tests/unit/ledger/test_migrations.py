@@ -12,11 +12,12 @@ from appliance.ledger.streams import Fact, Stream
 
 STEPS = [
     "m001_streams", "m002_catalogue", "m003_desired", "m004_gateway", "m005_floor", "m006_receipts",
-    "m007_care",
+    "m007_care", "m008_artefacts", "m009_mirror",
 ]  # fmt: skip
 TABLES = {
     "meta", "streams", "outbox", "batches", "variants", "fleet", "local", "api_keys", "spools",
     "floor", "receipts", "activations", "blobs", "needs", "scrub", "uses", "choices", "site_pins",
+    "artefacts", "mirror", "datastore", "asked",
 }  # fmt: skip
 
 
