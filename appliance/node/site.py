@@ -6,12 +6,18 @@ import sqlite3
 from appliance.cache import artefacts
 from appliance.core import reading
 from appliance.core.documents import Disk, Site
-from appliance.node import desired
+from appliance.core.state import Origin
+from appliance.ledger import mirror
+from appliance.node import clustered, desired
 from appliance.planner.retain import DiskBudget
 
 
 def in_force(db: sqlite3.Connection) -> Site | None:
-    """Return what local staff applied last, else the fleet's word, else what a bundle brought."""
+    """Return what local staff applied last, else the fleet's word, else what a bundle brought.
+
+    Under Kubernetes what stands there counts for what was said, and what somebody made there with
+    kubectl comes after the first of these.
+    """
     row = db.execute(
         "SELECT document FROM local WHERE kind = ? AND document IS NOT NULL"
         " ORDER BY at DESC, name LIMIT 1",
@@ -19,10 +25,25 @@ def in_force(db: sqlite3.Connection) -> Site | None:
     ).fetchone()
     if row is not None:
         mine = reading.from_wire(json.loads(row[0]), "the ledger")
-        return mine if isinstance(mine, Site) else None
-    theirs = (d for d in desired.fleet(db).documents if isinstance(d, Site))
-    found = min(theirs, key=lambda site: site.name, default=None)
-    return found if found is not None else _from_bundle(db)
+        return _standing(db, mine) if isinstance(mine, Site) else None
+    if (theirs := _of_the_cluster(db)) is not None:
+        return theirs
+    said = (d for d in desired.fleet(db).documents if isinstance(d, Site))
+    found = min(said, key=lambda site: site.name, default=None)
+    return _standing(db, found) if found is not None else _from_bundle(db)
+
+
+def _standing(db: sqlite3.Connection, said: Site) -> Site:
+    """Return a Site as it stands in the cluster, edited perhaps; as it was said if it does not."""
+    row = mirror.rows(db, Site.kind_name).get((Site.kind_name, said.name))
+    found = None if row is None else clustered.document_of(row)
+    return found if isinstance(found, Site) else said
+
+
+def _of_the_cluster(db: sqlite3.Connection) -> Site | None:
+    rows = mirror.rows(db, Site.kind_name).values()
+    made = (clustered.document_of(r) for r in rows if r.owner is Origin.CLUSTER and r.spec)
+    return next((d for d in made if isinstance(d, Site)), None)
 
 
 def _from_bundle(db: sqlite3.Connection) -> Site | None:

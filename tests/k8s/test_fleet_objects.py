@@ -74,7 +74,12 @@ def need_script() -> None:
 
 
 @pytest.fixture
-def make(tmp_path: Path, api: KubeApi, namespace: str, defined: None) -> Iterator[Make]:
+def make(
+    tmp_path: Path,
+    api: KubeApi,
+    namespace: str,
+    defined: None,  # noqa: ARG001
+) -> Iterator[Make]:
     made: list[ProjectingNode] = []
 
     def one(policy: TakeOver = TakeOver.IF_NO_DIFF, node: str = "n1") -> ProjectingNode:
@@ -120,7 +125,7 @@ def test_what_is_withdrawn_goes_and_what_changes_follows(node: ProjectingNode) -
 
 @pytest.mark.parametrize("policy", TakeOver)
 @pytest.mark.parametrize("equal", [True, False], ids=["equal", "different"])
-def test_take_over(make: Make, policy: TakeOver, equal: bool) -> None:
+def test_take_over(make: Make, policy: TakeOver, equal: bool) -> None:  # noqa: FBT001
     node = make(policy)
     node.kubectl_apply(wire("a", context=8192, objectives={"concurrency": 2}))
     wanted = {"context": 8192, "objectives": {"concurrency": 2}} if equal else {"context": 4096}
@@ -352,8 +357,9 @@ def test_a_datastore_from_an_old_snapshot_is_not_taken_for_deletions(
     assert node.comparable() == before
 
 
+@pytest.mark.usefixtures("defined")
 def test_a_rebuild_killed_anywhere_ends_as_one_that_was_not(
-    tmp_path: Path, kubeconfig: Path, api: KubeApi, namespaces: Callable[[], str], defined: None
+    tmp_path: Path, kubeconfig: Path, namespaces: Callable[[], str]
 ) -> None:
     mortal = MortalApi.connect(kubeconfig, manager="edge-appliance")
     node = ProjectingNode(tmp_path, mortal, namespaces())

@@ -64,7 +64,9 @@ def do(world: World, deed: tuple[Any, ...]) -> None:  # noqa: C901 - a table in 
 
 @given(st.lists(DEEDS, max_size=14), POLICIES, st.booleans())
 def test_repeating_the_plan_always_settles(
-    deeds: list[tuple[Any, ...]], policy: TakeOver, notes_scale: bool
+    deeds: list[tuple[Any, ...]],
+    policy: TakeOver,
+    notes_scale: bool,  # noqa: FBT001
 ) -> None:
     world = World(policy, notes_scale=notes_scale)
     for deed in deeds:
@@ -104,7 +106,7 @@ def test_an_edit_stays_whatever_the_fleet_says(
     edit: dict[str, Any],
     after: list[tuple[Any, ...]],
     policy: TakeOver,
-    notes_scale: bool,
+    notes_scale: bool,  # noqa: FBT001
 ) -> None:
     world = World(policy, notes_scale=notes_scale)
     for deed in before:
@@ -120,15 +122,19 @@ def test_an_edit_stays_whatever_the_fleet_says(
     assert "a" in world.findings or world.owner("a") is Origin.CLUSTER
 
 
-@given(st.lists(DEEDS, max_size=12), POLICIES)
+@given(st.lists(DEEDS, max_size=12))
 def test_by_never_the_fleet_takes_nothing_that_somebody_here_made(
-    deeds: list[tuple[Any, ...]], _policy: TakeOver
+    deeds: list[tuple[Any, ...]],
 ) -> None:
     world = World(TakeOver.NEVER)
     for deed in deeds:
         do(world, deed)
         for step in world.steps():
-            if isinstance(step, Put) and step.before is not None and step.row.key not in world.asked:
+            if (
+                isinstance(step, Put)
+                and step.before is not None
+                and step.row.key not in world.asked
+            ):
                 seen = step.before
                 assert seen.owner is not Origin.CLUSTER or step.row.owner is Origin.LOCAL
 
