@@ -111,7 +111,8 @@ class Projection:
         results, failed = self._carry_out(view, made)
         self.findings = (*made.findings, *(_finding(key, e) for key, e in failed.items()))
         changed = bool(made.steps)
-        if any(isinstance(e, ConflictError) for e in failed.values()):
+        if any(isinstance(e, ConflictError | NotFoundError) for e in failed.values()):
+            self.survey_soon()  # what this was planned on holds no longer
             return Again(_SOON_S), changed
         if failed:
             return Again(_LATER_S), changed

@@ -41,13 +41,11 @@ def defined(api: KubeApi) -> None:
             api.get(path)
         except NotFoundError:
             api.create(DEFINITIONS.path(), body)
-    for body in definitions():
-        path = DEFINITIONS.path(name=body["metadata"]["name"])
-        wait_until(lambda path=path: _established(api.get(path)))
+        wait_until(partial(_established, api, path))
 
 
-def _established(found: owned.Json) -> bool:
-    conditions = found.get("status", {}).get("conditions") or ()
+def _established(api: KubeApi, path: str) -> bool:
+    conditions = api.get(path).get("status", {}).get("conditions") or ()
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
@@ -178,7 +176,7 @@ def test_by_always_an_edit_is_taken_back(make: Make) -> None:
 
 @pytest.mark.parametrize("scaling", [None, {"min": 1, "max": 5}])
 def test_who_scales_is_not_fought(node: ProjectingNode, scaling: dict[str, int] | None) -> None:
-    more = {"scaling": scaling} if scaling else {}
+    more: dict[str, Any] = {"scaling": scaling} if scaling else {}
     node.fleet(wire("a", **more))
     node.settle()
     node.scale("a", 3)
@@ -363,6 +361,7 @@ def test_a_rebuild_killed_anywhere_ends_as_one_that_was_not(
 ) -> None:
     mortal = MortalApi.connect(kubeconfig, manager="edge-appliance")
     node = ProjectingNode(tmp_path, mortal, namespaces())
+    node.settle()
     _live(node)
     before = node.comparable()
     words = node.ledger.read(lambda db: desired.local(db, KIND))

@@ -1,5 +1,6 @@
 """Whatever people, the fleet and bad luck do: plans settle, and nobody's work is overrun."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -155,3 +156,15 @@ def test_a_lost_datastore_comes_back_as_it_was_wherever_it_is_killed(
     world.settle()
     assert {k: (world.spec(k[1]), world.owner(k[1])) for k in world.objects} == before
     assert world.local == words
+
+
+def test_what_somebody_made_again_from_our_marks_is_not_deleted() -> None:
+    world = World()
+    world.say("a")
+    world.settle()
+    held = world.objects[KIND, "a"]
+    world.objects[KIND, "a"] = replace(held, uid="another")
+    world.fleet.clear()
+    world.settle()
+    assert world.objects[KIND, "a"].uid == "another"
+    assert world.findings["a"].reason == "Orphan"
