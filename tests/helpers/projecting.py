@@ -66,13 +66,15 @@ class ProjectingNode:
 
     def apply(self, wire: dict[str, Any]) -> str:
         found = document(wire)
-        return self._do(partial(desired.apply_locally, document=found, by="uid 0", at="now"))
+        effect = partial(desired.apply_locally, document=found, by="uid 0", at="now")
+        return str(self._do(effect))
 
     def delete(self, name: str) -> str:
-        return self._do(partial(desired.delete_locally, name=name, by="uid 0", at="now"))
+        effect = partial(desired.delete_locally, name=name, by="uid 0", at="now")
+        return str(self._do(effect))
 
     def release(self, name: str) -> str:
-        return self._do(partial(desired.release, name=name))
+        return str(self._do(partial(desired.release, name=name)))
 
     def _do(self, effect: Callable[..., Any]) -> Any:
         return self.ledger.record(effect).result()

@@ -50,15 +50,15 @@ def test_only_a_whole_mark_of_this_very_object_counts(meta: dict[str, Any], owne
 
 def test_who_else_sets_a_field_is_read_from_its_managers() -> None:
     def by(manager: str, *fields: str, **more: str) -> dict[str, Any]:
-        spec = {f"f:{field}": {} for field in fields}
+        spec: dict[str, Any] = {f"f:{field}": {} for field in fields}
         return {"manager": manager, "fieldsV1": {"f:spec": spec}, **more}
 
     ours = by("edge-appliance-fleet", "model", "replicas")
     assert not seen_of(found(managedFields=[ours])).touched
     both = seen_of(found(managedFields=[ours, by("kubectl", "context")]))
-    assert (both.others, both.touched, both.scaled) == ({"context"}, True, False)
+    assert (both.others, both.touched, both.scaled) == (frozenset({"context"}), True, False)
     scaled = seen_of(found(managedFields=[ours, by("hpa", "replicas", subresource="scale")]))
-    assert (scaled.others, scaled.scaled) == ({"replicas"}, True)
+    assert (scaled.others, scaled.scaled) == (frozenset({"replicas"}), True)
     assert seen_of(found()).touched, "nobody noted who: better asked for than overrun"
 
 

@@ -143,7 +143,10 @@ def test_release_gives_back_an_edit_and_what_was_made_with_kubectl(desk: Desk) -
 def test_what_another_node_projects_is_said_to_that_node(desk: Desk) -> None:
     desk.fleet(deployment("a"))
     desk.saw_another_nodes("a")
-    for call in (desk.delete, desk.release, lambda: desk.apply(deployment("a"))):
+    calls: list[Callable[[], str]] = [
+        desk.delete, desk.release, partial(desk.apply, deployment("a")),
+    ]  # fmt: skip
+    for call in calls:
         with pytest.raises(UsageError, match="n2"):
             call()
 
