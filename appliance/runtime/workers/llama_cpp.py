@@ -21,6 +21,7 @@ def prepare(arguments: Sequence[str]) -> Callable[[], NoReturn]:
     params = xllamacpp.CommonParams()
     params.model.path = options.model
     params.hostnames = [options.host]
+    params.port = options.port
     params.model_alias = {options.alias}
     params.n_ctx = options.ctx_size
     params.n_parallel = options.parallel
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llama-cpp worker")
     parser.add_argument("--model", required=True)
     parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, default=8080)  # of a host that is no socket's path
     parser.add_argument("--alias", required=True)
     parser.add_argument("--ctx-size", type=int, required=True)
     parser.add_argument("--parallel", type=int, required=True)
