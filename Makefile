@@ -41,6 +41,13 @@ bench: $(STAMP)
 	@scripts/system-packages mosquitto skopeo
 	$(BIN)/python -m benchmarks.run $(ONLY)
 
+images: $(STAMP)
+	@scripts/system-packages buildah mmdebstrap
+	PYTHONPATH=. $(BIN)/python scripts/images.py $(if $(BASE),--base $(BASE)) $(if $(RELOCK),--relock)
+
+manifests: $(STAMP)
+	PYTHONPATH=. $(BIN)/python scripts/manifests.py
+
 docs: $(STAMP)
 	$(BIN)/python scripts/docs.py
 

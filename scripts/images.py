@@ -7,6 +7,7 @@ containers. For each image ``build/images/`` gets a layout (``NAME/``), the same
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -85,11 +86,12 @@ class Builder:
         self._work = out / "work"
         self._work.mkdir(parents=True, exist_ok=True)
         self._base = base or f"localhost/edge-base:{__version__}"
-        self._root = None if base else self._work / "root.tar"
+        self._root = None if base else self._work / f"root-{base_key()}.tar"
 
     def base_image(self, *, relock: bool = False) -> None:
         """Make the Debian root, unless one of the same input is there, and the image of it."""
-        root = self._work / "root.tar"
+        root = self._root
+        assert root is not None, "the base is somebody else's"
         if not root.exists():
             make_root(root)
         check_lock(root, relock=relock)
@@ -153,6 +155,14 @@ class Builder:
             "archive": str(archive),
             "compressed_bytes": blobs,
         }
+
+
+def base_key() -> str:
+    """Hash what our base is made from."""
+    digest = hashlib.sha256()
+    for name in ("packages", "packages.lock", "customize"):
+        digest.update((ROOT / "images" / "base" / name).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def make_root(root: Path) -> None:

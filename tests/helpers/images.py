@@ -1,4 +1,7 @@
-"""Container images as OCI layouts: a few bytes each, and in the form that tools expect."""
+"""Container images as OCI layouts: a few bytes each, and in the form that tools expect.
+
+The project's own, real ones come from ``cluster_images``.
+"""
 
 import gzip
 import hashlib
@@ -8,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from appliance.core import wire
+from tests.helpers.cluster_images import appliance_image, engine_image
 from tests.helpers.signing import digest_of
+
+__all__ = ["appliance_image", "engine_image", "write_image"]
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
