@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -20,6 +20,9 @@ from appliance.runtime.driver import Driver
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from tests.fakes.driver import FakeDriver
+
+if TYPE_CHECKING:
+    from tests.helpers.enginepods import EngineWorld
 
 _WAIT_S = 60.0
 
@@ -36,6 +39,9 @@ class World(Protocol):
 
     def revision(self, replica: str) -> str:
         """Return the revision of the engine that runs, whatever a driver says of it."""
+
+    def identity(self, driver: Driver, replica: str) -> str:
+        """Return what is another for every engine that was ever started."""
 
     async def clean_up(self) -> None:
         """End what is left."""
@@ -57,6 +63,9 @@ class FakeWorld:
 
     def revision(self, replica: str) -> str:
         return self.world[replica].revision
+
+    def identity(self, driver: Driver, replica: str) -> str:
+        return str(driver.observe()[replica].pid)
 
     async def clean_up(self) -> None:
         self.world.clear()
@@ -83,14 +92,26 @@ class ProcessWorld:
         (found,) = (r for r in record.running(self.state) if r.replica.id == replica)
         return found.replica.revision
 
+    def identity(self, driver: Driver, replica: str) -> str:
+        return str(driver.observe()[replica].pid)
+
     async def clean_up(self) -> None:
         end_all(self.state)
 
 
-@pytest.fixture(params=["fake", pytest.param("process", marks=pytest.mark.integration)])
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("process", marks=pytest.mark.integration),
+        pytest.param("kubernetes", marks=pytest.mark.k8s),
+    ]
+)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "fake":
         return FakeWorld()
+    if request.param == "kubernetes":
+        engines: EngineWorld = request.getfixturevalue("engines")
+        return engines
     tmp_path.chmod(0o711)
     return ProcessWorld(tmp_path, request.getfixturevalue("demo_weights"))
 
@@ -117,10 +138,11 @@ def test_starting_twice_is_not_an_error_and_runs_one(world: World) -> None:
     async def story(driver: Driver) -> None:
         await driver.start(replica())
         await driver.start(replica())
-        first = await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
+        await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
+        first = world.identity(driver, "notes-0")
         await driver.start(replica())
         assert list(driver.observe()) == ["notes-0"]
-        assert driver.observe()["notes-0"].pid == first.pid
+        assert world.identity(driver, "notes-0") == first
 
     run(world, story)
 
@@ -175,20 +197,20 @@ def test_a_crashed_replica_comes_back_by_itself(world: World) -> None:
 def test_closing_leaves_it_running_and_the_next_driver_adopts_it(world: World) -> None:
     async def first(driver: Driver) -> None:
         await driver.start(replica())
-        seen = await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
-        pids.append(seen.pid)
+        await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
+        found.append(world.identity(driver, "notes-0"))
 
     async def second(driver: Driver) -> None:
         seen = await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
-        pids.append(seen.pid)
+        found.append(world.identity(driver, "notes-0"))
         assert seen.revision == replica().revision
         await driver.stop("notes-0")
         await gone(driver, "notes-0")
 
-    pids: list[int | None] = []
+    found: list[str] = []
     run(world, first, clean=False)
     run(world, second)
-    assert pids[0] == pids[1]
+    assert found[0] == found[1]
 
 
 def test_a_driver_that_is_killed_in_a_launch_leaves_no_other_revision_as_the_new_one(
@@ -251,9 +273,12 @@ async def opened(world: World, heard: list[None] | None) -> AsyncIterator[Driver
 async def until(
     driver: Driver, name: str, done: Callable[[ObservedReplica], bool]
 ) -> ObservedReplica:
-    async with asyncio.timeout(_WAIT_S):
-        while name not in driver.observe() or not done(driver.observe()[name]):
-            await asyncio.sleep(0.02)
+    try:
+        async with asyncio.timeout(_WAIT_S):
+            while name not in driver.observe() or not done(driver.observe()[name]):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"after {_WAIT_S:.0f} s {name} is {driver.observe().get(name)}")
     return driver.observe()[name]
 
 

@@ -18,6 +18,8 @@ class FakeDriver:
     ``become_ready``, ``end``, ``crash``.
     """
 
+    honours: frozenset[str] = frozenset()
+
     def __init__(self, world: dict[str, Replica] | None = None, *, by_itself: bool = True) -> None:
         self.world = {} if world is None else world
         self.refusals: dict[str, str] = {}
