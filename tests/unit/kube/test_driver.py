@@ -23,6 +23,7 @@ from appliance.kube.resources import (
     SERVICES,
     Resource,
 )
+from appliance.runtime.profile import profiles
 from tests.fakes.kubeapi import FakeKubeApi
 from tests.helpers.abilities import abilities
 from tests.helpers.models import variant
@@ -273,7 +274,7 @@ def _killed_at(cluster: Cluster, number: int) -> bool:
     async def first(driver: KubernetesDriver) -> None:
         left = [number]
 
-        def strike(method: str, path: str) -> None:
+        def strike(method: str, _: str) -> None:
             if method == "WATCH":
                 return
             left[0] -= 1
@@ -411,10 +412,8 @@ def test_an_engine_without_an_image_says_so_and_makes_nothing() -> None:
 
 
 def test_an_engine_of_no_cluster_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from appliance.kube import driver as module
-
-    llama = dataclasses.replace(module.profiles()["llama-cpp"], network=None)
-    monkeypatch.setattr(module, "profiles", lambda: {"llama-cpp": llama})
+    llama = dataclasses.replace(profiles()["llama-cpp"], network=None)
+    monkeypatch.setattr("appliance.kube.driver.profiles", lambda: {"llama-cpp": llama})
 
     async def story(driver: KubernetesDriver) -> None:
         with pytest.raises(EngineError, match="cannot run in a cluster"):

@@ -44,6 +44,7 @@ def render(which: Replica, server: Any = NEW, **changes: Any) -> list[Manifest]:
 
 
 def body(kind: str, found: list[Manifest]) -> dict[str, Any]:
+    one: dict[str, Any]
     (one,) = (m.body for m in found if m.resource.kind == kind)
     return one
 
@@ -54,6 +55,7 @@ def pod(found: list[Manifest]) -> dict[str, Any]:
 
 
 def container(found: list[Manifest]) -> dict[str, Any]:
+    one: dict[str, Any]
     (one,) = pod(found)["containers"]
     return one
 
@@ -62,7 +64,7 @@ def check(found: dict[str, Any]) -> None:
     """Hold an object against the schema, and against the models of the client."""
     kubernetes_validate.validate(found, "1.37", strict=True)
     model = found["apiVersion"].rpartition("/")[2].capitalize() + found["kind"]
-    client = kubernetes.client.ApiClient()
+    client: Any = kubernetes.client.ApiClient()
     read = client.deserialize(json.dumps(found), model, "application/json")
     assert client.sanitize_for_serialization(read) == found
 
@@ -90,7 +92,7 @@ replicas = st.builds(
     seconds=st.floats(0, 600),
 )
 def test_all_that_is_rendered_is_valid_on_a_current_server(
-    which: Replica, claims: bool, runtime_class: str, fenced: frozenset[str], seconds: float
+    which: Replica, *, claims: bool, runtime_class: str, fenced: frozenset[str], seconds: float
 ) -> None:
     found = render(
         which, abilities(claims=claims), runtime_class=runtime_class, fenced=fenced,

@@ -106,3 +106,30 @@ def test_a_launcher_with_a_field_too_many_is_not_taken() -> None:
 def test_every_installed_profile_is_named_as_its_file() -> None:
     assert all(isinstance(found, EngineProfile) for found in profile.profiles().values())
     assert all(name == found.name for name, found in profile.profiles().items())
+
+
+def test_in_a_cluster_it_listens_on_tcp_with_the_same_arguments() -> None:
+    llama = profile.profiles()["llama-cpp"]
+    process = llama.command_arguments(REPLICA, "/w", "e.sock", threads=3)
+    network = llama.network_arguments(REPLICA, "/w", "0.0.0.0", threads=3)
+    rest = [part for part in process if part not in ("--host", "e.sock")]
+    assert network == [*rest, "--host", "0.0.0.0", "--port", "8080"]
+
+
+def test_a_capability_adds_its_arguments_in_a_cluster_too() -> None:
+    able = dataclasses.replace(REPLICA.variant, capabilities=("embeddings",))
+    llama = profile.profiles()["llama-cpp"]
+    found = llama.network_arguments(dataclasses.replace(REPLICA, variant=able), "/w", "::", 1)
+    assert found[-3:] == ["--embeddings", "--pooling", "mean"]
+
+
+@pytest.mark.parametrize("accelerator", ["cuda", "rocm", "vulkan"])
+def test_an_image_that_is_not_built_here_has_to_be_named_by_digest(accelerator: str) -> None:
+    network = profile.profiles()["llama-cpp"].in_network()
+    assert network.image("cpu").startswith("localhost/edge-engine-llama-cpp:")
+    with pytest.raises(EngineError, match=f"no engine image for {accelerator}") as caught:
+        network.image(accelerator)
+    assert "@sha256:" in str(caught.value.hint)
+    with pytest.raises(EngineError) as caught:
+        network.image("abacus")
+    assert caught.value.hint == "the images that there are: cpu"
