@@ -22,10 +22,13 @@ from appliance.core.ids import Digest
 from appliance.core.machine import Gpu, GpuSurvey, MachineFacts
 from appliance.core.model import Denial, Variant
 from appliance.kube.resources import Resource
+from appliance.planner.decide import version_key
 
 Json = dict[str, Any]
 
 _MANAGER = "edge-appliance-node-"
+_MOST_SUMMARY = 512
+_ABOUT = ("summary", "publisher", "licence", "capabilities")
 
 
 def manager_of(node: str, sub: str = "") -> str:
@@ -66,10 +69,10 @@ class ModelView:
     """What is read of a ``Model``; ``managers`` are all that wrote to it."""
 
     name: str
-    uid: str
-    variants: tuple[Variant, ...]
-    nodes: tuple[NodeEntry, ...]
-    managers: frozenset[str]
+    uid: str = ""
+    variants: tuple[Variant, ...] = ()
+    nodes: tuple[NodeEntry, ...] = ()
+    managers: frozenset[str] = frozenset()
     about: tuple[tuple[str, Any], ...] = ()
 
     def node(self, name: str) -> NodeEntry | None:
@@ -117,13 +120,13 @@ class SiteView:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What to do to one Model, in this order; ``gives_up`` applies nothing, which gives up all."""
+    """What to do to one Model, in this order; ``force`` is for the spec alone."""
 
     name: str
     spec: Json | None = None
     status: Json | None = None
     force: bool = False
-    gives_up: bool = False
+    leaves: bool = False
     delete_uid: str = ""
 
 
@@ -135,73 +138,102 @@ def model_writes(own: Own, shown: Mapping[str, ModelView]) -> list[Write]:
     held: dict[str, list[Variant]] = {}
     for variant in own.variants:
         held.setdefault(variant.model, []).append(variant)
-    writes = [_write(own, name, held[name], shown.get(name)) for name in sorted(held)]
+    writes = [_write(own, n, held[n], shown.get(n) or ModelView(n)) for n in sorted(held)]
     gone = (view for name, view in sorted(shown.items()) if name not in held)
     writes += [leaving(own.node, view) for view in gone]
     return [write for write in writes if write is not None]
 
 
 def leaving(node: str, view: ModelView) -> Write | None:
-    """Return what to write to a Model of which a node holds nothing any more.
+    """Return what to do to a Model of which a node holds nothing any more.
 
     The last node to leave deletes it, unless somebody else wrote to it.
     """
     others = [entry for entry in view.nodes if entry.name != node]
     if not others and view.is_ours_alone:
         return Write(view.name, delete_uid=view.uid)
-    if view.node(node) is not None or manager_of(node) in view.managers:
-        return Write(view.name, gives_up=True)
-    return None
+    return None if view.node(node) is None else Write(view.name, leaves=True)
 
 
-def _write(own: Own, name: str, held: list[Variant], view: ModelView | None) -> Write | None:
+def without(node: str, found: Json) -> tuple[Json, Json]:
+    """Return merge patches for spec and status of a Model or Site that take a node's word back.
+
+    What no other node holds goes too. They name the version that was read: server-side apply
+    cannot do this, as old servers make a list that loses its last entry ``null``, and refuse that.
+    """
+    nodes = [n for n in (found.get("status") or {}).get("nodes") or () if n.get("name") != node]
+    held = {manifest for entry in nodes for manifest in entry.get("held") or ()}
+    variants = (found.get("spec") or {}).get("variants") or ()
+    at = {"resourceVersion": found["metadata"]["resourceVersion"]}
+    left = [v for v in variants if v.get("manifest") in held]
+    return (
+        {"metadata": at, "spec": {"variants": left}},
+        {"metadata": at, "status": {"nodes": nodes}},
+    )
+
+
+def _write(own: Own, name: str, held: list[Variant], view: ModelView) -> Write | None:
     """Return what to write to a Model that this node holds.
 
     The spec goes first and the status after it, so that what the status names was applied: a node
     owns the entries of all it holds, and none of them goes when another node leaves.
     """
-    before = None if view is None else view.node(own.node)
+    before = view.node(own.node)
     had = frozenset[Digest]() if before is None else before.held
     entry = _node_entry(own, held)
     told = [v for v in held if not _gives_way(v, view, had)]
-    about = _about(told, view)
-    shown = {} if view is None else dict(view.about)
-    force = any(_is_shown_otherwise(v, view) for v in told)
-    stale = force or entry.held != had or any(key not in shown for key in about)
-    stale = stale or any(_shown(v, view) is None for v in told)
+    about = _about({_place(v): v for v in (*view.variants, *told)}.values())
+    shown = dict(view.about)
+    if not view.is_ours_alone:  # people's words stand
+        about = {k: v for k, v in about.items() if shown.get(k, v) == v}
+        shown = {k: v for k, v in shown.items() if k in about}
+    otherwise = any(_is_shown_otherwise(v, view) for v in told)
+    missing = any(view.variant(*_place(v)) is None for v in told)
+    stale = otherwise or missing or entry.held != had or about != shown
     if not stale and before == entry:
         return None
-    spec = {**about, "variants": [_entry(v) for v in told]} if stale else None
-    return Write(name, spec, _status(entry) if before != entry else None, force)
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in about.items()}
+    spec = {**plain, "variants": [_entry(v) for v in told]} if stale else None
+    force = otherwise or about != shown
+    return Write(name, spec, _status(entry) if before != entry else None, force=force)
 
 
-def _shown(variant: Variant, view: ModelView | None) -> Variant | None:
-    return None if view is None else view.variant(variant.version, variant.name)
+def _place(variant: Variant) -> tuple[str, str]:
+    return variant.version, variant.name
 
 
-def _is_shown_otherwise(variant: Variant, view: ModelView | None) -> bool:
-    there = _shown(variant, view)
+def _is_shown_otherwise(variant: Variant, view: ModelView) -> bool:
+    there = view.variant(*_place(variant))
     return there is not None and _entry(there) != _entry(variant)
 
 
-def _gives_way(variant: Variant, view: ModelView | None, had: frozenset[Digest]) -> bool:
+def _gives_way(variant: Variant, view: ModelView, had: frozenset[Digest]) -> bool:
     """Whether another digest is shown that this node never held."""
-    there = _shown(variant, view)
+    there = view.variant(*_place(variant))
     return there is not None and there.manifest != variant.manifest and there.manifest not in had
 
 
-def _about(told: list[Variant], view: ModelView | None) -> Json:
-    """Return what is said of the model as a whole, unless somebody else says something else."""
-    if not told:
-        return {}
-    newest = told[-1]
-    wanted = {
-        "publisher": newest.publisher,
-        "licence": newest.licence,
-        "capabilities": list(newest.capabilities),
-    }
-    shown = {} if view is None else dict(view.about)
-    return {k: v for k, v in wanted.items() if k not in shown or shown[k] == _frozen(v)}
+def _about(variants: Iterable[Variant]) -> dict[str, Any]:
+    """Return what is true of a model as a whole: all nodes that see the same say the same."""
+    known = sorted(variants, key=lambda v: (version_key(v.version), v.name))
+    publishers, licences = {v.publisher for v in known}, {v.licence for v in known}
+    about: dict[str, Any] = {"summary": _summary(known)} if known else {}
+    if len(publishers) == 1:
+        about["publisher"] = publishers.pop()
+    if len(licences) == 1:
+        about["licence"] = licences.pop()
+    if capabilities := {c for v in known for c in v.capabilities}:
+        about["capabilities"] = tuple(sorted(capabilities))
+    return about
+
+
+def _summary(known: Iterable[Variant]) -> str:
+    """Return versions and their variants in one line, for a column of ``kubectl get``."""
+    found: dict[str, list[str]] = {}
+    for variant in known:
+        found.setdefault(variant.version, []).append(variant.name)
+    line = ", ".join(f"{version} {' '.join(names)}" for version, names in found.items())
+    return line if len(line) <= _MOST_SUMMARY else f"{line[: _MOST_SUMMARY - 3]}..."
 
 
 def _entry(variant: Variant) -> Json:
@@ -273,7 +305,7 @@ def read_model(found: Json) -> ModelView:
     name = str(metadata["name"])
     variants = (_variant(name, entry) for entry in spec.get("variants") or ())
     nodes = (_read_entry(entry) for entry in (found.get("status") or {}).get("nodes") or ())
-    about = {k: _frozen(spec[k]) for k in ("publisher", "licence", "capabilities") if k in spec}
+    about = {k: _frozen(spec[k]) for k in _ABOUT if spec.get(k)}
     return ModelView(
         name,
         str(metadata.get("uid", "")),

@@ -22,6 +22,7 @@ from appliance.kube.publish import (
     model_writes,
     read_site,
     site_status,
+    without,
 )
 from appliance.kube.resources import MODELS, SITES, Resource
 
@@ -89,10 +90,8 @@ class Publisher:
         path, manager = MODELS.path(name=write.name), manager_of(node)
         if write.delete_uid:
             self._api.delete(path, uid=write.delete_uid)
-        if write.gives_up:
-            bare = body(MODELS, write.name)
-            self._api.apply(path, bare, manager=manager)
-            self._apply_status(MODELS, bare, node)
+        if write.leaves:
+            leave(self._api, MODELS, write.name, node)
         if write.spec is not None:
             told = body(MODELS, write.name, spec=write.spec)
             self._api.apply(path, told, manager=manager, force=write.force)
@@ -108,3 +107,17 @@ class Publisher:
         if self._refused.get(name) != error.what:
             self._refused[name] = error.what
             log.warning("the model %s cannot be shown in the cluster: %s", name, error)
+
+
+def leave(api: "KubeApi", kind: Resource, name: str, node: str) -> None:
+    """Take a node's word out of a Model or Site; also that of a node that is gone for good.
+
+    Raises:
+        ConflictError: it was written meanwhile; look again.
+        NotFoundError: it is gone.
+    """
+    path = kind.path(name=name)
+    spec, _ = without(node, api.get(path))
+    found = api.merge(path, spec) if kind is MODELS else api.get(path)
+    _, status = without(node, found)
+    api.merge(kind.path(name=name, sub="status"), status)

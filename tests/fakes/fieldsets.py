@@ -119,6 +119,7 @@ def apply(
         path
         for path, leaf in wanted.items()
         if not isinstance(path[-1], Item)
+        and leaf not in ({}, [])
         and find(live, path) not in (leaf, _NOTHING)
         and any(path in fields for who, fields in owners.items() if who != manager)
     ]
@@ -128,10 +129,11 @@ def apply(
         if who != manager:
             fields.difference_update(conflicts)
     for path, leaf in wanted.items():
-        if not isinstance(path[-1], Item) or find(live, path) is _NOTHING:
+        merges = isinstance(path[-1], Item) or leaf in ({}, [])  # emptiness takes nothing away
+        if not merges or find(live, path) is _NOTHING:
             put(live, path, leaf)
     before, owners[manager] = owners.get(manager, set()), set(wanted)
-    for path in sorted(before - wanted.keys(), key=len, reverse=True):
+    for path in sorted(before - wanted.keys(), key=len):
         others = (p for who, fields in owners.items() if who != manager for p in fields)
         if not any(other[: len(path)] == path for other in others):
             drop(live, path)
@@ -144,6 +146,7 @@ def updated(before: dict[str, Any], after: dict[str, Any], owners: Owners, manag
     """Give what an update changed to who made it."""
     old, new = dict(leaves(before)), dict(leaves(after))
     changed = {path for path, leaf in new.items() if old.get(path, _NOTHING) != leaf}
+    changed = {path for path in changed if new[path] not in ({}, [])}
     for fields in owners.values():
         fields.difference_update(changed | (old.keys() - new.keys()))
     owners.setdefault(manager, set()).update(changed)

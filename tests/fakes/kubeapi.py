@@ -133,7 +133,10 @@ class FakeKubeApi(KubeApi):
 
     def replace(self, path: str, body: Json) -> Json:
         with self._begin("PUT", path):
-            where, before = Where(path), self._held(Where(path))
+            where = Where(path)
+            if where.key not in self._objects and body["metadata"].get("uid"):
+                raise ConflictError(f"{where.name!r}: Precondition failed: UID")
+            before = self._held(where)
             named = body["metadata"].get("resourceVersion")
             if named not in (None, before["metadata"]["resourceVersion"]):
                 raise ConflictError(f"{where.name!r}: the object has been modified")

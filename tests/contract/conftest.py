@@ -1,0 +1,1 @@
+from tests.k8s.conftest import api, cluster, kubeconfig, namespace  # noqa: F401
