@@ -1,4 +1,7 @@
-"""Write ``docs/reference/`` from the code; with ``--check``, only say whether it is current."""
+"""Write ``docs/reference/`` and the CRDs from the code.
+
+With ``--check``, only say whether they are current.
+"""
 
 import ast
 import inspect
@@ -13,14 +16,16 @@ import typer
 from appliance import errors, settings
 from appliance.cli.main import build
 from appliance.core import quantity, reading
+from appliance.kube import crd
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+DEFINITIONS = ROOT / "manifests" / "base" / "crds"
 NOTE = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
 
 
 def main() -> int:
-    """Write the pages, or compare them."""
+    """Write the pages and manifests, or compare them."""
     pages = {
         "cli.md": cli(),
         "documents.md": documents(),
@@ -28,18 +33,17 @@ def main() -> int:
         "security.md": security(),
         "settings.md": setting_groups(),
     }
-    stale = []
-    for name, text in pages.items():
-        path = REFERENCE / name
-        if path.exists() and path.read_text() == text:
-            continue
-        stale.append(name)
-        if "--check" not in sys.argv:
-            REFERENCE.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    if "--check" in sys.argv and stale:
-        print(f"docs/reference is not current: {', '.join(stale)}; run make docs")
-        return 1
+    wanted = {REFERENCE / name: text for name, text in pages.items()}
+    wanted |= {DEFINITIONS / name: text for name, text in crd.files().items()}
+    stale = [p for p, text in wanted.items() if not p.exists() or p.read_text() != text]
+    if "--check" in sys.argv:
+        if stale:
+            named = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+            print(f"not current: {named}; run make docs")
+        return 1 if stale else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path])
     return 0
 
 
@@ -117,6 +121,7 @@ def _fields(
 def _allowed(node: dict[str, Any]) -> str:
     units = {quantity.BYTES_PATTERN: quantity.BYTES_ALLOWED}
     units[quantity.DURATION_PATTERN] = quantity.DURATION_ALLOWED
+    units[quantity.LATENCY_PATTERN] = quantity.LATENCY_ALLOWED
     plain = {k: v for k, v in node.items() if k != "description"}
     return units.get(str(node.get("pattern"))) or reading.allowed(plain)
 

@@ -15,10 +15,17 @@ _BYTE_UNITS = {
 }
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-BYTES_PATTERN = r"^[0-9]+(\.[0-9]+)?(K|M|G|T|Ki|Mi|Gi|Ti)?$"
-DURATION_PATTERN = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"
+BYTES_PATTERN = r"^[0-9]{1,16}(\.[0-9]{1,9})?(K|M|G|T|Ki|Mi|Gi|Ti)?$"
+DURATION_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"
+LATENCY_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h)$"
+"""A duration that CEL reads too: no days, and never more than it can count."""
+
+LONGEST = 32
+"""Characters; no text that a pattern here takes is longer."""
+
 BYTES_ALLOWED = "a size such as 512Mi or 6Gi (units K, M, G, T, Ki, Mi, Gi, Ti)"
 DURATION_ALLOWED = "a duration such as 500ms or 15m (units ms, s, m, h, d)"
+LATENCY_ALLOWED = "a duration such as 500ms or 2.5s (units ms, s, m, h; at most 6 digits)"
 
 
 def parse_bytes(text: str) -> int:

@@ -5,12 +5,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from appliance.core import yamldoc
+from appliance.core.catalogue import Model
 from appliance.core.definitions import BundleDefinition, BundleLock
 from appliance.core.documents import Document, ModelDeployment, Site
 from appliance.errors import BadDocumentError
 
 KINDS: dict[str, type[Document]] = {
-    kind.kind_name: kind for kind in (ModelDeployment, Site, BundleDefinition, BundleLock)
+    kind.kind_name: kind for kind in (ModelDeployment, Model, Site, BundleDefinition, BundleLock)
 }
 AnyDocument = TypeVar("AnyDocument", bound=Document)
 

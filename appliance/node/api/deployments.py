@@ -10,12 +10,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from appliance.core import reading
-from appliance.core.definitions import BundleDefinition, BundleLock
 from appliance.errors import UsageError
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
 from appliance.node.api.answers import object_of, route, who
 from appliance.node.api.services import LocalServices
+
+_NOT_APPLIED = {
+    "BundleDefinition": "appliance bundle build makes a bundle of it",
+    "BundleLock": "appliance bundle build makes a bundle of it",
+    "Model": "the controller writes it; appliance model add and bundles bring models",
+}
 
 
 def routes(services: LocalServices) -> list[Route]:
@@ -46,11 +51,8 @@ class _Deployments:
             raise UsageError("nothing to apply: the request holds no documents")
         documents = [reading.from_wire(d, "the request") for d in found]
         for document in documents:
-            if isinstance(document, BundleDefinition | BundleLock):
-                raise UsageError(
-                    f"a {document.kind} is not applied to a node",
-                    hint="appliance bundle build makes a bundle of it",
-                )
+            if hint := _NOT_APPLIED.get(document.kind):
+                raise UsageError(f"a {document.kind} is not applied to a node", hint=hint)
         by, at = who(request), self._services.now()
         changes = {}
         for document in documents:

@@ -1,0 +1,69 @@
+"""From a custom resource to the document it is, and back. Pure.
+
+A server that knows CEL refused what is wrong already; an older one did not, and one whose
+definitions were replaced may hold what they would refuse. So everything is read as if it came from
+a stranger, by the same code that reads ``appliance apply``'s files, and what is wrong becomes a
+condition in the same words: the object stays, and nothing is done about it.
+
+Of the metadata only what people write is read, by name: what servers add, today and in later
+versions, is no part of a document.
+"""
+
+import json
+from typing import Any
+
+from appliance.core import reading
+from appliance.core.documents import Document
+from appliance.core.state import Condition, Truth
+from appliance.errors import BadDocumentError
+
+Json = dict[str, Any]
+
+INVALID = "Invalid"
+_READ = ("name", "namespace", "labels", "annotations")
+_KUBECTL = "kubectl.kubernetes.io/"
+
+
+def document(resource: Json) -> Document | Condition:
+    """Return the document that a custom resource is, or ``Ready=False`` with what is wrong in it.
+
+    Defaults that a server filled in are left out again: what nobody wrote is nobody's word.
+    """
+    metadata = {k: v for k, v in resource.get("metadata", {}).items() if k in _READ}
+    if isinstance(notes := metadata.get("annotations"), dict):
+        metadata["annotations"] = {k: v for k, v in notes.items() if not k.startswith(_KUBECTL)}
+    kept = {k: v for k, v in resource.items() if k in ("apiVersion", "kind", "spec")}
+    where = f"{metadata.get('namespace', '')}/{metadata.get('name', '')}".lstrip("/")
+    try:
+        found = reading.from_wire({**kept, "metadata": metadata}, where)
+        return type(found).model_validate(
+            found.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        )
+    except BadDocumentError as error:
+        said = error.what.replace(f"{where}: ", "").replace("\n  ", "; ")
+        return Condition("Ready", Truth.FALSE, INVALID, said)
+
+
+def to_object(
+    document: Document,
+    *,
+    namespace: str = "",
+    labels: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+) -> Json:
+    """Return the object to apply for a document.
+
+    Args:
+        document: What is to be there.
+        namespace: Where, whatever the document says; empty for kinds that have none.
+        labels: Those that come with it, over the document's own.
+        annotations: The same.
+    """
+    body: Json = json.loads(json.dumps(document.to_wire()))
+    metadata = {k: v for k, v in body["metadata"].items() if k != "namespace"}
+    if namespace:
+        metadata["namespace"] = namespace
+    for key, more in (("labels", labels), ("annotations", annotations)):
+        if merged := {**metadata.get(key, {}), **(more or {})}:
+            metadata[key] = merged
+    return {**body, "metadata": metadata}
