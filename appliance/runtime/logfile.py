@@ -36,6 +36,11 @@ def tail(log: Path, lines: int) -> list[str]:
             text = file.read(_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return []
+    return last_lines(text, lines)
+
+
+def last_lines(text: str, lines: int) -> list[str]:
+    """Return the last lines of what an engine wrote, safe to print."""
     return [_printable(line) for line in text.splitlines()[-lines:]]
 
 

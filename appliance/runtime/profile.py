@@ -56,8 +56,57 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class PodProbe:
+    """A question that a cluster's node asks an engine, every ``period_s``.
+
+    ``failures`` in a row count as an answer.
+    """
+
+    path: str
+    period_s: int
+    timeout_s: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The form of an engine that runs in a container and listens on TCP.
+
+    ``images`` are those that this project builds, by accelerator. ``upstream`` are others' that
+    take the same arguments: nothing says by which digest, so that the settings must name one.
+    ``scratch_bytes`` is the memory that it may fill at ``/tmp``; 0: none.
+    """
+
+    port: int
+    images: Mapping[str, str]
+    upstream: Mapping[str, str]
+    listen: tuple[str, ...]
+    accelerated: tuple[str, ...]
+    startup: PodProbe
+    readiness: PodProbe
+    liveness: PodProbe
+    scratch_bytes: int = 0
+
+    def image(self, accelerator: str) -> str:
+        """Return the image for ``cpu``, ``cuda``, ``rocm`` or ``vulkan``.
+
+        Raises:
+            EngineError: this project builds none.
+        """
+        if found := self.images.get(accelerator):
+            return found
+        known = self.upstream.get(accelerator)
+        raise EngineError(
+            f"no engine image for {accelerator} is built here",
+            hint=f"set kubernetes.engine_image to {known}@sha256:... of your choice"
+            if known
+            else f"the images that there are: {', '.join(self.images)}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class EngineProfile:
-    """One runtime."""
+    """One runtime: how it runs as a process, and, with ``network``, in a container."""
 
     name: str
     formats: tuple[str, ...]
@@ -66,6 +115,7 @@ class EngineProfile:
     capabilities: Mapping[str, tuple[str, ...]]
     ready: Probe
     busy: Busy | None
+    network: Network | None = None
 
     def launcher(self, settings: Mapping[str, str]) -> tuple[Launcher, list[str]]:
         """Return the first launcher that is installed, and its command.
@@ -92,19 +142,46 @@ class EngineProfile:
     def command_arguments(
         self, replica: Replica, weights: str, socket: str, threads: int
     ) -> list[str]:
-        """Return the arguments for one replica."""
-        values = {
-            "weights": weights,
-            "socket": socket,
-            "alias": replica.deployment,
-            "context": str(replica.context * replica.slots),
-            "slots": str(replica.slots),
-            "threads": str(threads),
-        }
+        """Return the arguments for one replica that listens on a Unix socket."""
+        values = {"weights": weights, "socket": socket, **_values(replica, threads)}
         filled = [part.format_map(values) for group in self.arguments for part in group]
-        for capability in replica.variant.capabilities:
-            filled += self.capabilities.get(capability, ())
-        return filled
+        return filled + self._for_capabilities(replica)
+
+    def network_arguments(
+        self, replica: Replica, weights: str, host: str, threads: int
+    ) -> list[str]:
+        """Return the arguments for one replica that listens on TCP."""
+        network = self.in_network()
+        values = {"weights": weights, "host": host, "port": str(network.port)}
+        values |= _values(replica, threads)
+        groups = [g for g in self.arguments if not any("{socket}" in part for part in g)]
+        groups.append(network.listen)
+        if replica.gpus or replica.mig:
+            groups.append(network.accelerated)
+        filled = [part.format_map(values) for group in groups for part in group]
+        return filled + self._for_capabilities(replica)
+
+    def in_network(self) -> Network:
+        """Return how it runs in a container.
+
+        Raises:
+            EngineError: it cannot.
+        """
+        if self.network is None:
+            raise EngineError(f"{self.name} engines cannot run in a cluster")
+        return self.network
+
+    def _for_capabilities(self, replica: Replica) -> list[str]:
+        return [a for c in replica.variant.capabilities for a in self.capabilities.get(c, ())]
+
+
+def _values(replica: Replica, threads: int) -> dict[str, str]:
+    return {
+        "alias": replica.deployment,
+        "context": str(replica.context * replica.slots),
+        "slots": str(replica.slots),
+        "threads": str(threads),
+    }
 
 
 @cache
@@ -130,4 +207,11 @@ def parse(data: dict[str, Any]) -> EngineProfile:
         capabilities={k: tuple(v) for k, v in data.get("capabilities", {}).items()},
         ready=Probe(**data["ready"]),
         busy=None if busy is None else Busy(busy["path"], tuple(busy["names"])),
+        network=None if (network := data.get("network")) is None else _network(network),
     )
+
+
+def _network(data: dict[str, Any]) -> Network:
+    probes = {kind: PodProbe(**data[kind]) for kind in ("startup", "readiness", "liveness")}
+    words = {name: tuple(data.get(name, ())) for name in ("listen", "accelerated")}
+    return Network(**{"upstream": {}, **data, **words, **probes})
