@@ -168,7 +168,7 @@ class Gateway:
         served.note(replica=endpoint.replica)
         self._running[endpoint.replica] += 1
         try:
-            await relay(exchange, endpoint.socket, request.body, served, left)
+            await relay(exchange, endpoint.address, request.body, served, left)
         finally:
             self._running[endpoint.replica] -= 1
 

@@ -47,7 +47,7 @@ class Served:
 
 
 async def relay(
-    exchange: Exchange, socket: str, body: bytes, served: Served, left: asyncio.Event
+    exchange: Exchange, address: str, body: bytes, served: Served, left: asyncio.Event
 ) -> None:
     """Pass an engine's answer on, and hang up on the engine when the caller does.
 
@@ -55,7 +55,7 @@ async def relay(
         EngineGoneError: the engine broke off.
         CallerLeft: the caller hung up.
     """
-    answering = asyncio.create_task(_pass_on(exchange, socket, body, served))
+    answering = asyncio.create_task(_pass_on(exchange, address, body, served))
     leaving = asyncio.create_task(left.wait())
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -77,8 +77,8 @@ async def break_off(exchange: Exchange, served: Served, error: EngineGoneError) 
     await exchange.chunk(b"\n\n" + problem.event(), more=False)
 
 
-async def _pass_on(exchange: Exchange, socket: str, body: bytes, served: Served) -> None:
-    answer = await ask(socket, exchange.path, body)
+async def _pass_on(exchange: Exchange, address: str, body: bytes, served: Served) -> None:
+    answer = await ask(address, exchange.path, body)
     try:
         if answer.is_stream:
             await _pass_stream(exchange, answer, served)

@@ -1,15 +1,24 @@
-"""A request to an engine over its Unix socket, streamed.
+"""A request to an engine, over its Unix socket or TCP, streamed.
 
 A fresh connection for each: llama.cpp closes after every stream while it promises to keep alive.
+Over a network the other machine may vanish without a word, so connecting has a deadline, and a
+connection over which nothing comes is probed by the kernel: an engine may think for minutes, but
+the machine it runs on answers at once.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import h11
 
 _CHUNK = 64 << 10
+_CONNECT_S = 2.0
+_PROBE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""Seconds of silence before the first probe, between probes, and how many may go unanswered."""
+_UNSENT_MS = 20_000
 _PASSED_ON = (b"content-type", b"cache-control")
 
 
@@ -59,13 +68,18 @@ class EngineAnswer:
         self._connection.close()
 
 
-async def ask(socket: str, path: str, body: bytes) -> EngineAnswer:
+async def ask(address: str, path: str, body: bytes) -> EngineAnswer:
     """Post a JSON body to an engine and return the head of its answer.
 
+    Args:
+        address: The path of a Unix socket, or ``http://IP:PORT``.
+        path: What is asked for.
+        body: The JSON.
+
     Raises:
-        EngineGoneError: nobody answers at the socket, or the answer broke off before its head.
+        EngineGoneError: nobody answers there, or the answer broke off before its head.
     """
-    connection = await _Connection.open(socket)
+    connection = await _Connection.open(address)
     try:
         await connection.send(path, body)
         event = await connection.next()
@@ -87,10 +101,14 @@ class _Connection:
         self._h11 = h11.Connection(h11.CLIENT)
 
     @classmethod
-    async def open(cls, socket: str) -> "_Connection":
+    async def open(cls, address: str) -> "_Connection":
         try:
-            return cls(*await asyncio.open_unix_connection(socket, limit=_CHUNK))
-        except OSError as error:
+            async with asyncio.timeout(_CONNECT_S):
+                return cls(*await _connected(address))
+        except TimeoutError as error:
+            why = f"the engine does not answer: no connection within {_CONNECT_S:g} s"
+            raise EngineGoneError(why, asked=False) from error
+        except (OSError, ValueError) as error:
             raise EngineGoneError(f"the engine does not answer: {error}", asked=False) from error
 
     async def send(self, path: str, body: bytes) -> None:
@@ -120,3 +138,16 @@ class _Connection:
 
     def close(self) -> None:
         self._writer.close()
+
+
+async def _connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if not address.startswith("http://"):
+        return await asyncio.open_unix_connection(address, limit=_CHUNK)
+    parts = urlsplit(address)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=_CHUNK)
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _PROBE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MS)
+    return reader, writer

@@ -1,4 +1,4 @@
-"""An engine on a Unix socket that does what it is told: streams, is slow, breaks off, refuses."""
+"""An engine on a Unix socket, or on TCP, that does what it is told: streams, is slow, breaks off, refuses."""
 
 import asyncio
 import json
@@ -34,10 +34,14 @@ Play = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
 
 
 class FakeEngine:
-    """Serves while it is entered; plays its ``plays`` one after the other, the last for ever."""
+    """Serves while it is entered; plays its ``plays`` one after the other, the last for ever.
 
-    def __init__(self, socket: Path, *plays: Play) -> None:
-        self.socket = socket
+    Given a Unix socket's path it is there; given an IP address, on a port of it that is free.
+    """
+
+    def __init__(self, socket: Path | str, *plays: Play) -> None:
+        self._where = socket
+        self.address = str(socket)
         self.asked: list[Asked] = []
         self._plays = deque(plays)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,7 +51,12 @@ class FakeEngine:
         self._plays = deque(plays)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._connected, self.socket)
+        if isinstance(self._where, Path):
+            self._server = await asyncio.start_unix_server(self._connected, self._where)
+            return self
+        self._server = await asyncio.start_server(self._connected, self._where, 0)
+        host = f"[{self._where}]" if ":" in self._where else self._where
+        self.address = f"http://{host}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(
@@ -60,7 +69,8 @@ class FakeEngine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.socket.unlink(missing_ok=True)
+        if isinstance(self._where, Path):
+            self._where.unlink(missing_ok=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -1,4 +1,7 @@
-"""A request to an engine: its head, its body as it comes, and whether it had been asked."""
+"""A request to an engine: its head, its body as it comes, and whether it had been asked.
+
+Each story is told over a Unix socket and over TCP, of both families.
+"""
 
 import asyncio
 import tempfile
@@ -17,14 +20,15 @@ Story = Callable[[FakeEngine], Awaitable[None]]
 def run(play: Play, story: Story) -> None:
     async def whole() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            async with FakeEngine(Path(folder) / "e", play) as found:
-                await story(found)
+            for where in (Path(folder) / "e", "127.0.0.1", "::1"):
+                async with FakeEngine(where, play) as found:
+                    await story(found)
 
     asyncio.run(whole())
 
 
 async def body(found: FakeEngine) -> list[bytes]:
-    answer = await ask(str(found.socket), "/v1/x", b"{}")
+    answer = await ask(found.address, "/v1/x", b"{}")
     try:
         return [chunk async for chunk in answer.body()]
     finally:
@@ -33,7 +37,7 @@ async def body(found: FakeEngine) -> list[bytes]:
 
 def test_a_stream_arrives_in_its_parts() -> None:
     async def story(found: FakeEngine) -> None:
-        answer = await ask(str(found.socket), "/v1/x", b'{"a": 1}')
+        answer = await ask(found.address, "/v1/x", b'{"a": 1}')
         assert (answer.status, answer.is_stream) == (200, True)
         assert answer.headers == [(b"content-type", b"text/event-stream")]
         assert [chunk async for chunk in answer.body()] == [b"one", b"two"]
@@ -47,7 +51,7 @@ def test_a_stream_arrives_in_its_parts() -> None:
 
 def test_a_whole_answer_is_no_stream() -> None:
     async def story(found: FakeEngine) -> None:
-        answer = await ask(str(found.socket), "/v1/x", b"{}")
+        answer = await ask(found.address, "/v1/x", b"{}")
         assert (answer.status, answer.is_stream) == (501, False)
         answer.close()
 
@@ -100,7 +104,7 @@ def test_nobody_at_the_socket_had_not_been_asked(tmp_path: Path) -> None:
 
 def test_hanging_up_is_heard_by_the_engine() -> None:
     async def story(found: FakeEngine) -> None:
-        answer = await ask(str(found.socket), "/v1/x", b"{}")
+        answer = await ask(found.address, "/v1/x", b"{}")
         answer.close()
         await asyncio.wait_for(found.asked[0].left.wait(), 5)
 
@@ -109,7 +113,7 @@ def test_hanging_up_is_heard_by_the_engine() -> None:
 
 def test_a_cancelled_request_hangs_up() -> None:
     async def story(found: FakeEngine) -> None:
-        asking = asyncio.create_task(ask(str(found.socket), "/v1/x", b"{}"))
+        asking = asyncio.create_task(ask(found.address, "/v1/x", b"{}"))
         while not found.asked:
             await asyncio.sleep(0.001)
         asking.cancel()
