@@ -47,6 +47,11 @@ class GatewaySettings:
     port: int = 8080
     hold_s: float = 120.0
     """How long a request waits for an engine that starts, before it is told to come again."""
+    keep_alive_s: float = 15.0
+    """A streamed request that waits gets a comment this often, so that nothing between hangs up.
+
+    From the first one on it can no longer be refused by a status: an error is an event then.
+    """
     most_body_bytes: int = 32 << 20
     """A larger request is refused before it fills the memory."""
 

@@ -1,30 +1,28 @@
-"""The gateway's ASGI application: who asks, for what, and which engine answers.
+"""The gateway's ASGI application: who asks, and for what.
 
 A request of somebody who may ask is noted when it is accepted and again when it is over, however it
-ends. An engine is asked again only while nothing of its answer has been passed on.
+ends. Which engine answers it is ``engines.py``.
 """
 
-import asyncio
 import hashlib
 import hmac
 import json
 import logging
 import secrets
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from enum import Enum
 from typing import Any
 
-from appliance.core.routes import ApiKey, Endpoint, Route, RouteSnapshot
+from appliance.core.routes import ApiKey, Route, RouteSnapshot
 from appliance.core.usage import Outcome, UsageRecord
+from appliance.gateway.engines import Engines, Request, route_of
 from appliance.gateway.errors import ApiError, unavailable
 from appliance.gateway.exchange import CallerLeft, Exchange, Receive, Scope, Send
-from appliance.gateway.relay import Served, break_off, relay
-from appliance.gateway.routes import RouteFile
+from appliance.gateway.relay import Served
+from appliance.gateway.routes import RouteSource
 from appliance.gateway.spool import UsageSpool
-from appliance.gateway.upstream import EngineGoneError
 from appliance.kit.clock import Clock, rfc3339
-from appliance.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
@@ -33,35 +31,39 @@ CAPABILITY = {
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
 }
-_LOOK_S = 0.025
-_MOST_TRIES = 2
+_NO_KEYS = (
+    "this gateway has no API key yet, so nobody gets in; on its node: "
+    "appliance gateway key create NAME"
+)
 _LONGEST_MODEL = 256
 """The name goes into the usage record, which must stay small and be text that can be written."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What was asked for, checked."""
+class Reach(Enum):
+    """Who can reach the gateway, which says what happens while there is no API key."""
 
-    model: str
-    body: bytes
-    deadline: float
+    THIS_MACHINE = "this machine"
+    """Anybody on it may ask until a first key is made."""
+    OTHERS = "others"
+    """Nobody may; the gateway does not even start before there is a key."""
+    CLUSTER = "cluster"
+    """Nobody may; it starts, since a pod cannot wait for a person, and says what is missing."""
 
 
 class Gateway:
     """The ASGI application."""
 
     def __init__(
-        self, routes: RouteFile, spool: UsageSpool, clock: Clock, settings: GatewaySettings,
-        *, loopback: bool,
+        self, routes: RouteSource, spool: UsageSpool, engines: Engines, clock: Clock,
+        *, reach: Reach, most_body_bytes: int,
     ) -> None:  # fmt: skip
-        """``loopback``: only this machine reaches us; if not, nobody gets in without a key."""
+        """``engines`` answers what ``routes`` allows; ``spool`` takes the usage facts."""
         self._routes = routes
         self._spool = spool
+        self._engines = engines
         self._clock = clock
-        self._settings = settings
-        self._loopback = loopback
-        self._running: Counter[str] = Counter()
+        self._reach = reach
+        self._most_body_bytes = most_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -71,19 +73,19 @@ class Gateway:
         try:
             await self._dispatch(exchange)
         except ApiError as error:
-            await exchange.answer(error.status, error.json(), error.headers)
+            await exchange.fail(error)
 
     async def _dispatch(self, exchange: Exchange) -> None:
         path, method = exchange.path, exchange.method
-        if path == "/healthz" and method == "GET":
-            await exchange.answer(200, b'{"status":"ok"}')
+        if path in ("/healthz", "/readyz") and method == "GET":
+            await self._health(exchange)
             return
         snapshot = self._routes.current()
         key = self._authenticate(exchange, snapshot)
         if path == "/v1/models" and method == "GET":
             await exchange.answer(200, _models(snapshot))
         elif path.startswith("/v1/models/") and method == "GET":
-            name = self._route(path.removeprefix("/v1/models/")).model
+            name = route_of(snapshot, path.removeprefix("/v1/models/")).model
             await exchange.answer(200, json.dumps(_model(name)).encode())
         elif path in CAPABILITY and method == "POST":
             await self._serve(exchange, None if key is None else key.id)
@@ -92,10 +94,23 @@ class Gateway:
         else:
             raise ApiError(404, "unknown_url", f"there is no {method} {path} here")
 
+    async def _health(self, exchange: Exchange) -> None:
+        """Answer probes, without a key: ``/healthz`` that we live, ``/readyz`` that we may serve.
+
+        Before the controller's word was ever heard no model and no key is known: what comes in
+        then had better go to another gateway.
+        """
+        if exchange.path == "/readyz" and not self._routes.was_read:
+            await exchange.answer(503, b'{"status":"no routes yet"}')
+        else:
+            await exchange.answer(200, b'{"status":"ok"}')
+
     def _authenticate(self, exchange: Exchange, snapshot: RouteSnapshot) -> ApiKey | None:
         if not snapshot.keys:
-            if self._loopback and not snapshot.needs_key:
+            if self._reach is Reach.THIS_MACHINE and not snapshot.needs_key:
                 return None
+            if self._reach is Reach.CLUSTER:
+                raise unavailable("no_keys", _NO_KEYS, 30)
             raise ApiError(403, "no_keys", "this gateway has no API key, so nobody gets in")
         scheme, _, text = exchange.header(b"authorization").partition(" ")
         given = hashlib.sha256(text.strip().encode()).hexdigest()
@@ -128,75 +143,13 @@ class Gateway:
             usage.end(replace(served.record, duration_ms=served.elapsed_ms()))
 
     async def _answer(self, exchange: Exchange, served: Served) -> None:
-        body = await exchange.body(self._settings.most_body_bytes)
+        body = await exchange.body(self._most_body_bytes)
         model, stream = _asked(body)
         served.note(model=model, stream=stream)
-        _check_capability(self._route(model), exchange.path)
-        request = _Request(model, body, time.monotonic() + self._settings.hold_s)
+        _check_capability(route_of(self._routes.current(), model), exchange.path)
         with exchange.watch_caller() as left:
-            await self._ask_engines(exchange, request, served, left)
-
-    async def _ask_engines(
-        self, exchange: Exchange, request: _Request, served: Served, left: asyncio.Event
-    ) -> None:
-        """Ask one engine after the other until one answers, or something of an answer is out."""
-        tries = 0
-        while True:
-            endpoint = await self._endpoint(request, served, left)
-            try:
-                await self._ask(exchange, endpoint, request, served, left)
-            except EngineGoneError as error:
-                if exchange.began:
-                    await break_off(exchange, served, error)
-                    return
-                tries += error.asked
-                if tries == _MOST_TRIES or time.monotonic() >= request.deadline:
-                    raise unavailable("engine_failed", str(error), 1) from error
-                log.info("asking again, nothing was passed on yet: %s", error)
-                await asyncio.sleep(_LOOK_S)
-            else:
-                return
-
-    async def _ask(
-        self,
-        exchange: Exchange,
-        endpoint: Endpoint,
-        request: _Request,
-        served: Served,
-        left: asyncio.Event,
-    ) -> None:
-        served.note(replica=endpoint.replica)
-        self._running[endpoint.replica] += 1
-        try:
-            await relay(exchange, endpoint.address, request.body, served, left)
-        finally:
-            self._running[endpoint.replica] -= 1
-
-    async def _endpoint(self, request: _Request, served: Served, left: asyncio.Event) -> Endpoint:
-        """Return the least busy engine of a model, waiting for one that starts."""
-        while True:
-            route = self._route(request.model)
-            if route.endpoints:
-                served.note(wait_ms=served.elapsed_ms())
-                return min(route.endpoints, key=lambda e: self._running[e.replica])
-            if route.cannot:
-                message = f"{route.model} cannot start: {route.cannot}"
-                raise unavailable("model_cannot_start", message, route.retry_after_s)
-            if time.monotonic() >= request.deadline:
-                message = f"{route.model} was not ready within {self._settings.hold_s:g} s"
-                raise unavailable("model_not_ready", message, route.retry_after_s)
-            if left.is_set():
-                raise CallerLeft
-            await asyncio.sleep(_LOOK_S)
-
-    def _route(self, model: str) -> Route:
-        snapshot = self._routes.current()
-        route = snapshot.route(model)
-        if route is None:
-            known = ", ".join(r.model for r in snapshot.routes) or "none"
-            message = f"the model {model!r} is not served here; served are: {known}"
-            raise ApiError(404, "model_not_found", message, param="model")
-        return route
+            request = Request(model, body, stream, time.monotonic(), exchange, served, left)
+            await self._engines.answer(request)
 
 
 def _asked(body: bytes) -> tuple[str, bool]:

@@ -14,6 +14,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+EVENTS = b"text/event-stream"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -22,12 +23,17 @@ class CallerLeft(Exception):  # noqa: N818 - not an error: somebody hung up
 
 
 class Exchange:
-    """A request, and what was answered so far; ``began`` once a part of the answer is out."""
+    """A request, and what was answered so far.
+
+    ``began``: the head of an answer is out. ``passed``: so is a part of what an engine answered, or
+    is about to be, and no other engine may be asked any more.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.path: str = scope["path"]
         self.method: str = scope["method"]
         self.began = False
+        self.passed = False
         self._headers: list[Header] = scope["headers"]
         self._receive = receive
         self._send = send
@@ -79,6 +85,23 @@ class Exchange:
         length = (b"content-length", str(len(data)).encode())
         await self.begin(status, [(b"content-type", b"application/json"), length, *headers])
         await self.chunk(data, more=False)
+
+
+    async def comment(self, text: str) -> None:
+        """Keep alive a stream that has nothing to say yet; what ends it is an event from then on.
+
+        Source: "a line that starts with a colon is ignored", HTML Living Standard, 9.2.6.
+        """
+        if not self.began:
+            await self.begin(200, [(b"content-type", EVENTS), (b"cache-control", b"no-cache")])
+        await self.chunk(f": {text}\n\n".encode(), more=True)
+
+    async def fail(self, error: ApiError) -> None:
+        """Answer an error; in a stream that has begun it is an event."""
+        if self.began:
+            await self.chunk(error.event(), more=False)
+        else:
+            await self.answer(error.status, error.json(), error.headers)
 
 
 class CallerWatch:

@@ -102,9 +102,11 @@ async def _pass_stream(exchange: Exchange, answer: EngineAnswer, served: Served)
 
 async def _begin(exchange: Exchange, answer: EngineAnswer, served: Served) -> None:
     """Send the head only once the body has begun or is over: until then another may be asked."""
-    if not exchange.began:
+    if not exchange.passed:
+        exchange.passed = True
         served.note(status=answer.status)
-        await exchange.begin(answer.status, answer.headers)
+        if not exchange.began:
+            await exchange.begin(answer.status, answer.headers)
 
 
 async def _pass_whole(exchange: Exchange, answer: EngineAnswer, served: Served) -> None:
@@ -117,7 +119,15 @@ async def _pass_whole(exchange: Exchange, answer: EngineAnswer, served: Served) 
         if size > _MOST_ANSWER_BYTES:
             raise EngineGoneError(f"the engine answered more than {size >> 20} MiB", asked=True)
     data = b"".join(parts)
-    length = (b"content-length", str(len(data)).encode())
-    await exchange.begin(answer.status, [*answer.headers, length])
-    await exchange.chunk(data, more=False)
+    exchange.passed = True
+    if exchange.began:  # the caller already reads events: as one, an engine's refusal is understood
+        await exchange.chunk(_one_event(data), more=False)
+    else:
+        length = (b"content-length", str(len(data)).encode())
+        await exchange.begin(answer.status, [*answer.headers, length])
+        await exchange.chunk(data, more=False)
     served.end(answer.status, count(data))
+
+
+def _one_event(data: bytes) -> bytes:
+    return b"".join(b"data: " + line + b"\n" for line in data.splitlines()) + b"\n"

@@ -1,12 +1,24 @@
-"""The newest route snapshot, read again only when the controller replaced it."""
+"""Where routes come from: the newest snapshot, read again only when the controller replaced it."""
 
 import logging
 from pathlib import Path
+from typing import Protocol
 
 from appliance.core.routes import RouteSnapshot
 from appliance.errors import MalformedError
 
 log = logging.getLogger(__name__)
+
+
+class RouteSource(Protocol):
+    """What the gateway may serve at this moment."""
+
+    def current(self) -> RouteSnapshot:
+        """Return the newest routes; never fails, never waits, and is cheap enough to poll."""
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the controller's word was ever heard; until then nothing is known."""
 
 
 class RouteFile:
@@ -15,7 +27,13 @@ class RouteFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._mark: tuple[int, int, int] | None = None
-        self._snapshot = RouteSnapshot()
+        self._snapshot: RouteSnapshot | None = None
+
+    @property
+    def was_read(self) -> bool:
+        """Whether one good snapshot was found since the start."""
+        self.current()
+        return self._snapshot is not None
 
     def current(self) -> RouteSnapshot:
         """Return the newest snapshot; empty before the controller ever wrote one."""
@@ -30,4 +48,7 @@ class RouteFile:
         except MalformedError as error:
             log.error("%s; going on with the last one", error)
             self._mark = mark
-        return self._snapshot
+        return self._snapshot or _NOTHING
+
+
+_NOTHING = RouteSnapshot()

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from appliance.core import wire
+from appliance.core.demand import Mark
 from appliance.core.routes import ApiKey, Endpoint, Route, RouteSnapshot
-from appliance.gateway.app import Gateway
+from appliance.gateway.app import Gateway, Reach
+from appliance.gateway.balance import Balancer
+from appliance.gateway.demand import DemandMarks
+from appliance.gateway.engines import Engines
 from appliance.gateway.routes import RouteFile
 from appliance.gateway.spool import UsageSpool
 from appliance.kit.clock import SystemClock
@@ -29,9 +33,12 @@ class Front:
         self.folder = folder
         self.spool_folder = folder / "spool"
         self.spool_folder.mkdir()
+        self.demand_folder = folder / "demand"
+        self.demand_folder.mkdir()
         self.spool = UsageSpool(self.spool_folder)
         self.port = 0
         self.engines: dict[str, FakeEngine] = {}
+        self.engines_of: Engines
 
     @property
     def engine(self) -> FakeEngine:
@@ -61,6 +68,11 @@ class Front:
     async def call(self, body: bytes = b'{"model": "notes", "stream": true}') -> Call:
         return await Call.open(self.port, "POST", CHAT, body)
 
+    def marks(self) -> dict[str, Mark]:
+        """Return what the controller is told of demand, by model."""
+        found = [Mark.load(path.read_bytes()) for path in self.demand_folder.glob("[!.]*")]
+        return {mark.model: mark for mark in found}
+
     def facts(self) -> list[tuple[str, dict[str, Any]]]:
         """Return phase and record of every line in the spool, in order."""
         lines = [
@@ -89,7 +101,8 @@ class Front:
 async def gateway(
     plays: Mapping[str, tuple[Play, ...]] | None = None,
     *,
-    loopback: bool = True,
+    reach: Reach = Reach.THIS_MACHINE,
+    node: str = "",
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """Serve a gateway; the model ``notes`` is served by an engine for each name in ``plays``."""
@@ -101,12 +114,17 @@ async def gateway(
             engine = FakeEngine(folder / name, *script)
             front.engines[name] = await stack.enter_async_context(engine)
         front.route(Route("notes", ("chat", "completions"), front.endpoints(*front.engines)))
+        source = RouteFile(folder / "routes.json")
+        chosen = GatewaySettings(**{"hold_s": 5.0, **settings})
+        demand = DemandMarks(front.demand_folder, SystemClock())
+        front.engines_of = Engines(source, Balancer(node), demand, chosen)
         app = Gateway(
-            RouteFile(folder / "routes.json"),
+            source,
             front.spool,
+            front.engines_of,
             SystemClock(),
-            GatewaySettings(**{"hold_s": 5.0, **settings}),
-            loopback=loopback,
+            reach=reach,
+            most_body_bytes=chosen.most_body_bytes,
         )
         front.port = await stack.enter_async_context(serving(app))
         yield front

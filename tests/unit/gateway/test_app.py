@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.core.routes import ApiKey, Endpoint, Route
+from appliance.gateway.app import Reach
 from tests.fakes import engine
 from tests.fakes.engine import DONE, Play, event
 from tests.helpers.gateways import CHAT, Front, gateway
@@ -404,7 +405,7 @@ def test_once_there_is_a_key_nobody_gets_in_without_one() -> None:
 
 def test_who_is_reached_by_others_and_has_no_key_lets_nobody_in() -> None:
     async def story() -> None:
-        async with gateway({"e": (engine.answer({}),)}, loopback=False) as front:
+        async with gateway({"e": (engine.answer({}),)}, reach=Reach.OTHERS) as front:
             assert error(await front.ask()) == (403, "no_keys")
             front.route(Route("notes", (), front.endpoints("e")), keys=(KEY,))
             found = await front.ask(headers={"Authorization": "Bearer ea-secret"})
