@@ -20,7 +20,6 @@ from appliance.cli.common import (
 )
 from appliance.core import ids
 from appliance.kit import logs
-from appliance.node import identity
 
 Name = Annotated[str, typer.Argument(help="The key's name.", callback=checked(ids.name))]
 
@@ -45,13 +44,11 @@ def run(
 ) -> None:
     from appliance.wiring.gateway import run_gateway  # noqa: PLC0415 - what `key` does not need
 
-    identity.load(state_dir)
-    found = settings_module.load(settings_path(settings, state_dir)).gateway
-    chosen = replace(
-        found, host=found.host if host is None else host, port=found.port if port is None else port
-    )
+    found = settings_module.load(settings_path(settings, state_dir))
+    own = found.gateway
+    chosen = replace(own, host=host or own.host, port=own.port if port is None else port)
     logs.configure()
-    asyncio.run(run_gateway(state_dir, chosen))
+    asyncio.run(run_gateway(state_dir, chosen, found.kubernetes))
 
 
 def create(

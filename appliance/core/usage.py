@@ -6,10 +6,12 @@ when its last byte left, so that a gateway that is killed in between still leave
 There is no prompt, no completion and no client address in it.
 """
 
-from collections.abc import Iterable
+import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from appliance.core import wire
 from appliance.errors import MalformedError
@@ -54,6 +56,59 @@ class UsageRecord:
     def to_wire(self) -> dict[str, Any]:
         """Return plain JSON data."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What one request gave, between its first token and its end."""
+
+    model: str
+    since: datetime.datetime
+    until: datetime.datetime
+    tokens: int
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self | None:
+        """Return what a record says; None when it names no model, or one that nobody serves here.
+
+        A record comes from a file: what it does not say, or says wrongly, counts for nothing.
+        """
+        model, status = record.get("model"), record.get("status")
+        if not isinstance(model, str) or not model or status == 404:
+            return None
+        try:
+            at = datetime.datetime.fromisoformat(str(record.get("at"))).astimezone(datetime.UTC)
+            since, until = (
+                at + datetime.timedelta(milliseconds=_number(record.get(name)))
+                for name in ("first_token_ms", "duration_ms")
+            )
+        except (ValueError, OverflowError):
+            return None
+        tokens = record.get("completion_tokens")
+        return cls(model, min(since, until), until, tokens if isinstance(tokens, int) else 0)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def tokens_per_second(
+    found: Iterable[Generated], now: datetime.datetime, window: datetime.timedelta
+) -> dict[str, float]:
+    """Return how many tokens a second each model gave on average over the last ``window``.
+
+    Only what fell into it counts: the tokens of a request are taken as evenly spread from its first
+    to its end. A model that gave none is left out.
+    """
+    totals: defaultdict[str, float] = defaultdict(float)
+    for one in found:
+        inside = min(one.until, now) - max(one.since, now - window)
+        if one.until <= now - window or one.since > now or not one.tokens:
+            continue
+        took = one.until - one.since
+        share = inside / took if took else 1.0
+        totals[one.model] += one.tokens * share
+    return {model: total / window.total_seconds() for model, total in totals.items() if total}
 
 
 def begin_line(record: UsageRecord) -> bytes:

@@ -86,7 +86,6 @@ class Exchange:
         await self.begin(status, [(b"content-type", b"application/json"), length, *headers])
         await self.chunk(data, more=False)
 
-
     async def comment(self, text: str) -> None:
         """Keep alive a stream that has nothing to say yet; what ends it is an event from then on.
 

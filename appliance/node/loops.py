@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from appliance.core.machine import MachineFacts
 from appliance.errors import ApplianceError, NoSpaceError
@@ -66,15 +67,23 @@ class MachineWatch:
 class UsageLoop:
     """Takes in what gateways spooled; on a full disk it is what the reserve is for."""
 
-    def __init__(self, folder: Path, ledger: Ledger, reserve: Reserve) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ledger: Ledger,
+        reserve: Reserve,
+        heard: Callable[[Mapping[str, Any]], object] = lambda _: None,
+    ) -> None:
+        """``heard`` is told, on a thread, of each record that was taken in."""
         self._folder = folder
         self._ledger = ledger
         self._reserve = reserve
+        self._heard = heard
 
     async def look(self) -> Again:
         """Take in what is new."""
         try:
-            await asyncio.to_thread(spool.take_in, self._folder, self._ledger)
+            await asyncio.to_thread(spool.take_in, self._folder, self._ledger, heard=self._heard)
             await asyncio.to_thread(self._reserve.restore)
         except NoSpaceError:
             self._reserve.use()

@@ -9,8 +9,10 @@ import hashlib
 import io
 import logging
 import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from appliance.core import usage
 from appliance.core.usage import Taken
@@ -25,31 +27,45 @@ log = logging.getLogger(__name__)
 _SYSTEM_CLOCK = SystemClock()
 
 
-def take_in(spool: Path, ledger: Ledger, clock: Clock = _SYSTEM_CLOCK) -> int:
-    """Move new usage records from the spool into the ledger; return how many. Blocking."""
+def take_in(
+    spool: Path,
+    ledger: Ledger,
+    clock: Clock = _SYSTEM_CLOCK,
+    heard: Callable[[Mapping[str, Any]], object] = lambda _: None,
+) -> int:
+    """Move new usage records from the spool into the ledger; return how many. Blocking.
+
+    ``heard`` is told of each record once it is there; it is no part of the promise: who is killed
+    in between has not told it.
+    """
     files = sorted(spool.glob("usage-*.jsonl"))
-    taken = sum(_take_file(path, ledger, clock) for path in files)
+    taken = 0
+    for path in files:
+        records = _take_file(path, ledger, clock)
+        for record in records:
+            heard(record)
+        taken += len(records)
     _forget_removed(spool, ledger)
     return taken
 
 
-def _take_file(path: Path, ledger: Ledger, clock: Clock) -> int:
+def _take_file(path: Path, ledger: Ledger, clock: Clock) -> Sequence[Mapping[str, Any]]:
     finished = not is_locked(path)  # before reading: what is written later is read next time
     name = path.name
     offset = ledger.read(lambda db: _offset(db, name))
     try:
         size = path.stat().st_size
         if size == offset and not finished:
-            return 0
+            return ()
         taken, damaged = _take(path.read_bytes(), offset, finished=finished)
     except FileNotFoundError:
-        return 0
+        return ()
     if taken.records or taken.offset != offset:
         facts = [_damaged_fact(name, line, rfc3339(clock.utc())) for line in damaged]
         ledger.record(lambda db: _commit(db, name, taken), *facts).result()
     if finished:
         path.unlink(missing_ok=True)
-    return len(taken.records)
+    return taken.records
 
 
 def _take(data: bytes, offset: int, *, finished: bool) -> tuple[Taken, list[bytes]]:

@@ -1,4 +1,4 @@
-"""An engine on a Unix socket, or on TCP, that does what it is told: streams, is slow, breaks off, refuses."""
+"""An engine that does what it is told: streams, is slow, breaks off, refuses."""
 
 import asyncio
 import json

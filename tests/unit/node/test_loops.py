@@ -56,7 +56,7 @@ def test_on_a_full_disk_usage_is_what_the_reserve_is_for(
     reserve.hold()
     loop = UsageLoop(tmp_path, ledger, reserve)
 
-    def full(*_: object) -> int:
+    def full(*_: object, **__: object) -> int:
         raise NoSpaceError("no space left for node.db")
 
     with monkeypatch.context() as patched:
