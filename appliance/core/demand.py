@@ -2,10 +2,11 @@
 
 A mark is a small file for each model, replaced whole. Its name is a hash, since a model's name may
 be anything; what counts is inside. ``waiting`` says that a request waits because nobody serves the
-model: that wakes the controller. Else it is in use by a request that takes long, whose usage fact
-comes only at its end.
+model: that wakes the controller. Else it is in use, which a usage fact says only at the end of a
+request, and only once: a mark stays for a controller that starts anew.
 """
 
+import datetime
 import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,6 +42,18 @@ class Mark:
         if [type(field) for field in fields] != [int, str, str, bool] or fields[0] != _VERSION:
             raise MalformedError("a mark of demand does not say which model, or when")
         return cls(*fields[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """When a model was wanted last.
+
+    ``waiting_since`` and ``waited_at``: when requests last began to wait for it, and did so last.
+    """
+
+    at: datetime.datetime
+    waiting_since: datetime.datetime | None = None
+    waited_at: datetime.datetime | None = None
 
 
 def file_name(model: str) -> str:

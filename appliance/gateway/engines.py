@@ -111,6 +111,8 @@ class Engines:
         while True:
             route = route_of(self._routes.current(), request.model)
             if route.endpoints:
+                if route.wakes:
+                    self._demand.mark(route.model, waiting=False)
                 request.served.note(wait_ms=request.served.elapsed_ms())
                 return self._balancer.choose(route.endpoints)
             self._refuse_or_wake(route, request)

@@ -10,11 +10,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.core.demand import MOST_BYTES, Mark
+from appliance.core.demand import MOST_BYTES, Demand, Mark
 from appliance.core.usage import Generated, tokens_per_second
 from appliance.errors import MalformedError
 from appliance.kit.clock import Clock, parse_rfc3339
@@ -25,21 +24,10 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _WINDOW = datetime.timedelta(seconds=60)
 _EPISODE = datetime.timedelta(seconds=10)
+"""After so long without a mark nobody waits any more; the next one begins anew."""
 _OLD = datetime.timedelta(days=1)
 _SETTLED_NS = 100_000_000
 _MOST_GENERATED = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """When a model was wanted last; ``waiting_since`` when requests began to wait for it, if any.
-
-    Waiting ends when no request waited for ten seconds.
-    """
-
-    at: datetime.datetime
-    waiting_since: datetime.datetime | None = None
-    waited_at: datetime.datetime | None = None
 
 
 class Activity:
