@@ -1,7 +1,8 @@
 """Models as the catalogue holds them, and replicas as drivers run them."""
 
+import functools
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -125,8 +126,7 @@ class Replica:
     @property
     def revision(self) -> str:
         """12 hex digits that change whenever the engine would have to be started anew."""
-        what = {k: v for k, v in self.to_wire().items() if k != "nodes"}
-        return hashlib.sha256(wire.dumps(what)).hexdigest()[:12]
+        return _revision(replace(self, nodes=()) if self.nodes else self)
 
     def to_wire(self) -> dict[str, Any]:
         """Return plain JSON data, without what has its default: earlier releases lack it."""
@@ -140,6 +140,12 @@ class Replica:
         known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
         known["nodes"] = tuple(known.get("nodes", ()))
         return cls(**{**known, "variant": Variant.from_wire(data["variant"])})
+
+
+@functools.lru_cache(8192)
+def _revision(replica: Replica) -> str:
+    """Return the digest of all that an engine is started with; a pass asks for thousands."""
+    return hashlib.sha256(wire.dumps(replica.to_wire())).hexdigest()[:12]
 
 
 def _without_no_files(data: dict[str, Any]) -> dict[str, Any]:
