@@ -18,7 +18,7 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
 from appliance.node.desired import FleetWord
-from appliance.planner.decide import select
+from appliance.planner.select import select
 from appliance.trust import envelope, floor
 from appliance.trust.documents import Director
 from appliance.trust.envelope import Accepted, Addressee, Slot

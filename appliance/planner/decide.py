@@ -2,234 +2,135 @@
 
 A model that is not in the catalogue, one that nobody vouches for any more, a context that it was
 not trained for and memory that is not there are answers, not errors: each becomes a condition with
-its arithmetic.
+its arithmetic. Here is what a machine does that is alone; for several, see ``spread``.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from appliance.core.documents import ModelDeployment
-from appliance.core.ids import Digest
-from appliance.core.machine import MachineFacts
-from appliance.core.model import Denial, Replica, Variant
+from appliance.core.model import Replica, Variant
 from appliance.core.quantity import format_bytes
 from appliance.core.state import Condition, Truth
-from appliance.planner.estimate import Estimate, estimate, limit_bytes
-
-RESERVED_BYTES = 512 << 20
-"""Left to the system and to the appliance's own processes."""
+from appliance.planner.estimate import Estimate, estimate
+from appliance.planner.place import (
+    RESERVED_BYTES,
+    Decision,
+    Place,
+    context_too_long,
+    goes_on,
+    replicas_of,
+    signed,
+    used_bytes,
+)
+from appliance.planner.select import Choice, select
+from appliance.planner.spread import spread
 
 _SMALL_CONTEXT = 2048
 """Tokens; fewer are of no use to anybody."""
 
-_ENGINES = {"gguf": "llama-cpp"}
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one deployment gets: replicas to run, and the conditions that say why."""
-
-    name: str
-    variant: Variant | None
-    replicas: tuple[Replica, ...]
-    conditions: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which variants a deployment may be served with.
-
-    ``candidates`` may start, best first; when there are none, ``why`` and ``reason`` say why.
-    ``lingering`` are at least as good and denied: they are not started, but where one runs it goes
-    on, because taking a model away that serves is for whoever revokes it to say.
-    """
-
-    candidates: tuple[Variant, ...]
-    lingering: Mapping[Variant, Denial] = field(default_factory=dict)
-    reason: str = ""
-    why: str = ""
-
 
 def decide(
     deployments: Iterable[ModelDeployment],
-    catalogue: Iterable[Variant],
-    machine: MachineFacts,
+    places: Sequence[Place],
     *,
     slots: int,
-    denied: Mapping[Digest, Denial] = MappingProxyType({}),
-    alive: Collection[str] = (),
+    alive: Mapping[str, str] = MappingProxyType({}),
+    wanted: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Decision]:
     """Return a decision for each deployment, by name.
 
-    Memory is given out in the order of names, so that the answer does not depend on what happens
-    to run already; only what must not be started any more is there because it runs.
+    On one place without a name, memory is given out in the order of names, all or nothing, so that
+    the answer does not depend on what happens to run already; only what must not be started any
+    more is there because it runs. Named places are nodes of a cluster, and ``spread`` decides.
 
     Args:
         deployments: What is wanted.
-        catalogue: What is here.
-        machine: What it must fit.
+        places: Where it may run.
         slots: Those of each engine.
-        denied: What must not be started, by manifest.
-        alive: The revisions of engines that run.
+        alive: The revisions of engines that run, and on which node each does.
+        wanted: How many replicas a deployment should have now, where that is not ``replicas``.
     """
-    known = list(catalogue)
-    left = machine.memory_bytes
-    if left is not None:
-        left = max(0, left - RESERVED_BYTES)
+    asked = [(d, wanted.get(d.name, d.spec.replicas)) for d in deployments]
+    if len(places) != 1 or places[0].node:
+        return spread(asked, places, slots=slots, alive=alive)
+    (place,) = places
+    known = list(place.variants)
+    left = place.room_bytes
     decisions = {}
-    for deployment in sorted(deployments, key=lambda d: d.name):
-        choice = select(deployment, known, denied)
-        lingering = _lingering(deployment, choice, slots, alive)
-        decision, used = _decide(deployment, choice, lingering, left, slots)
+    for deployment, replicas in sorted(asked, key=lambda a: a[0].name):
+        choice = select(deployment, known, place.denied)
+        alone = _Alone(deployment, choice, replicas, slots)
+        decision, used = alone.decide(alive, left)
         decisions[deployment.name] = decision
         left = None if left is None else max(0, left - used)
     return decisions
 
 
-def _decide(
-    deployment: ModelDeployment,
-    choice: Choice,
-    lingering: dict[str, Replica],
-    left: int | None,
-    slots: int,
-) -> tuple[Decision, int]:
-    replicas = tuple(lingering.values())
-    candidate, fits = _fitting(deployment, choice.candidates, left, slots)
-    if candidate is not None and fits[0].status is not Truth.FALSE:
-        fresh = _replicas(deployment, candidate, slots)
-        replicas = tuple(lingering.get(replica.id, replica) for replica in fresh)
-    variant = next((replica.variant for replica in lingering.values()), candidate)
-    conditions = (_verified(choice, lingering, candidate), *fits)
-    used = sum(_used(replica) for replica in replicas)
-    return Decision(deployment.name, variant, replicas, conditions), used
+class _Alone:
+    """One deployment on a machine that is alone."""
 
+    def __init__(
+        self, deployment: ModelDeployment, choice: Choice, replicas: int, slots: int
+    ) -> None:
+        self._deployment = deployment
+        self._choice = choice
+        self._count = replicas
+        self._slots = slots
 
-def _fitting(
-    deployment: ModelDeployment, candidates: Iterable[Variant], left: int | None, slots: int
-) -> tuple[Variant | None, tuple[Condition, ...]]:
-    """Return the first candidate that may fit, else the last, with the condition ``Fits``."""
-    found: tuple[Variant | None, tuple[Condition, ...]] = (None, ())
-    for candidate in candidates:
-        need = estimate(candidate, deployment.spec.context, slots)
-        fits = fit(deployment, candidate, need, left)
-        found = (candidate, (fits,))
-        if fits.status is not Truth.FALSE:
-            break
-    return found
+    def decide(self, alive: Mapping[str, str], left: int | None) -> tuple[Decision, int]:
+        """Return the decision, and how many bytes it uses of those ``left``."""
+        lingering = self._lingering(alive)
+        replicas = tuple(lingering.values())
+        candidate, fits = self._fitting(left)
+        if candidate is not None and fits[0].status is not Truth.FALSE:
+            fresh = self._replicas(candidate)
+            replicas = tuple(lingering.get(replica.id, replica) for replica in fresh)
+        variant = next((replica.variant for replica in lingering.values()), candidate)
+        conditions = (self._verified(lingering, candidate), *fits)
+        used = sum(used_bytes(replica) for replica in replicas)
+        name = self._deployment.name
+        return Decision(name, variant, replicas, conditions, self._count), used
 
+    def _fitting(self, left: int | None) -> tuple[Variant | None, tuple[Condition, ...]]:
+        """Return the first candidate that may fit, else the last, with the condition ``Fits``."""
+        found: tuple[Variant | None, tuple[Condition, ...]] = (None, ())
+        for candidate in self._choice.candidates:
+            need = estimate(candidate, self._deployment.spec.context, self._slots)
+            fits = fit(self._deployment, candidate, need, left, self._count)
+            found = (candidate, (fits,))
+            if fits.status is not Truth.FALSE:
+                break
+        return found
 
-def _verified(
-    choice: Choice, lingering: Mapping[str, Replica], candidate: Variant | None
-) -> Condition:
-    """Return the condition ``Verified`` of what serves, or would."""
-    for replica in lingering.values():
-        denial = choice.lingering[replica.variant]
-        until = "what runs goes on until it ends, and is not started again"
-        return Condition("Verified", Truth.FALSE, denial.reason, f"{denial.message}; {until}")
-    if candidate is None:
-        return Condition("Verified", Truth.FALSE, choice.reason, choice.why)
-    return Condition(
-        "Verified", Truth.TRUE, "Signed", f"{candidate.reference}, {candidate.manifest}"
-    )
+    def _verified(
+        self, lingering: Mapping[str, Replica], candidate: Variant | None
+    ) -> Condition:
+        """Return the condition ``Verified`` of what serves, or would."""
+        for replica in lingering.values():
+            return goes_on(self._choice.lingering[replica.variant])
+        if candidate is None:
+            return Condition("Verified", Truth.FALSE, self._choice.reason, self._choice.why)
+        return signed(candidate)
 
+    def _lingering(self, alive: Mapping[str, str]) -> dict[str, Replica]:
+        found = (r for v in self._choice.lingering for r in self._replicas(v))
+        return {replica.id: replica for replica in found if replica.revision in alive}
 
-def _lingering(
-    deployment: ModelDeployment, choice: Choice, slots: int, alive: Collection[str]
-) -> dict[str, Replica]:
-    found = (r for v in choice.lingering for r in _replicas(deployment, v, slots))
-    return {replica.id: replica for replica in found if replica.revision in alive}
-
-
-def _replicas(deployment: ModelDeployment, variant: Variant, slots: int) -> tuple[Replica, ...]:
-    spec = deployment.spec
-    limit = limit_bytes(estimate(variant, spec.context, slots))
-    return tuple(
-        Replica(
-            id=f"{deployment.name}-{number}",
-            deployment=deployment.name,
-            variant=variant,
-            engine=_ENGINES[variant.format],
-            context=spec.context,
-            slots=slots,
-            memory_limit_bytes=limit,
-        )
-        for number in range(spec.replicas)
-    )
-
-
-def _used(replica: Replica) -> int:
-    need = estimate(replica.variant, replica.context, replica.slots)
-    return need.total_bytes or replica.memory_limit_bytes
-
-
-def select(
-    deployment: ModelDeployment,
-    catalogue: list[Variant],
-    denied: Mapping[Digest, Denial] = MappingProxyType({}),
-) -> Choice:
-    """Return the variants that may serve, best first; when there are none, also say why.
-
-    Best is the newest version, and in it the variant with the most weights: quality costs memory.
-    What must not be started is passed over, for an older version if need be.
-    """
-    spec = deployment.spec
-    name, _, pin = spec.model.partition("@")
-    known = [v for v in catalogue if v.model == name]
-    if not known:
-        held = ", ".join(sorted({v.model for v in catalogue})) or "nothing"
-        return _none(f"{name} is not in the catalogue, which holds {held}")
-    found = [
-        v
-        for v in known
-        if pin in ("", v.version, v.manifest)
-        and spec.quantization in ("auto", v.name)
-        and spec.engine in ("auto", _ENGINES.get(v.format))
-    ]
-    if not found:
-        held = ", ".join(sorted(v.reference for v in known))
-        wanted = f"{spec.model}, quantization {spec.quantization}, engine {spec.engine}"
-        return _none(f"no variant is {wanted}; here is {held}")
-    candidates = _best(v for v in found if v.manifest not in denied)
-    may_run = (v for v in found if v.manifest not in denied or not denied[v.manifest].stop)
-    lingering = {v: denied[v.manifest] for v in _best(may_run) if v.manifest in denied}
-    if candidates:
-        return Choice(candidates, lingering)
-    denial = denied[_best(found)[0].manifest]
-    return Choice((), lingering, denial.reason, denial.message)
-
-
-def _none(why: str) -> Choice:
-    return Choice((), reason="NotInCatalogue", why=why)
-
-
-def _best(found: Iterable[Variant]) -> tuple[Variant, ...]:
-    """Return the variants of the newest version, best first."""
-    known = list(found)
-    newest = max((version_key(v.version) for v in known), default=())
-    return tuple(
-        sorted(
-            (v for v in known if version_key(v.version) == newest),
-            key=lambda v: (-v.weights_bytes, v.name),
-        )
-    )
+    def _replicas(self, variant: Variant) -> tuple[Replica, ...]:
+        return replicas_of(self._deployment, variant, self._slots, range(self._count))
 
 
 def fit(
-    deployment: ModelDeployment, variant: Variant, need: Estimate, left: int | None
+    deployment: ModelDeployment, variant: Variant, need: Estimate, left: int | None, replicas: int
 ) -> Condition:
     """Return the condition ``Fits``: yes, no or not known, always with the arithmetic."""
-    spec = deployment.spec
-    if variant.context_max is not None and spec.context > variant.context_max:
-        message = (
-            f"context {spec.context} is more than the {variant.context_max} tokens that "
-            f"{variant.model} was trained for"
-        )
-        return Condition("Fits", Truth.FALSE, "ContextTooLong", message)
-    sum_up = f"{spec.replicas} x ({need.arithmetic()})"
+    if (too_long := context_too_long(deployment, variant)) is not None:
+        return too_long
+    sum_up = f"{replicas} x ({need.arithmetic()})"
     if left is None:
         return Condition("Fits", Truth.UNKNOWN, "MemoryNotKnown", f"{sum_up}; memory not known")
-    least = need.known_bytes * spec.replicas
+    least = need.known_bytes * replicas
     prefix = "at least " if need.total_bytes is None else ""
     message = f"{sum_up}: {prefix}{format_bytes(least)} of {format_bytes(left)} left"
     if least > left:
@@ -255,10 +156,3 @@ def cannot_serve(variant: Variant, memory_bytes: int | None) -> str:
     if need.known_bytes <= left:
         return ""
     return f"{need.arithmetic()} of {format_bytes(left)}"
-
-
-def version_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Return what versions sort by: 1.10 is above 1.9, and 1.0 is above 1.0-rc1 and below 1.0.1."""
-    parts = text.replace("-", ".").split(".")
-    end = (0, 1, "")  # above a word, below a number
-    return (*((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts), end)

@@ -1,13 +1,16 @@
 """Models, deployments and machines as tests need them: everything has a value, all can be set."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from appliance.core import reading
 from appliance.core.documents import API_VERSION, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.machine import GpuSurvey, MachineFacts
-from appliance.core.model import Variant
+from appliance.core.model import Denial, Variant
+from appliance.planner.place import Place
 from appliance.trust.metadata import SignedTarget
 
 MIB = 1 << 20
@@ -63,6 +66,16 @@ def deployment(name: str = "notes", model: str = "small", **spec: Any) -> ModelD
 
 def wire_site(name: str = "here") -> dict[str, Any]:
     return {"apiVersion": API_VERSION, "kind": "Site", "metadata": {"name": name}, "spec": {}}
+
+
+def place(
+    variants: Iterable[Variant] = (),
+    memory_bytes: int | None = 8 * GIB,
+    denied: Mapping[Digest, Denial] = MappingProxyType({}),
+    **more: Any,
+) -> Place:
+    """Return a machine that is alone, or with ``node`` one of a cluster."""
+    return Place(variants=tuple(variants), memory_bytes=memory_bytes, denied=denied, **more)
 
 
 def machine(memory_bytes: int | None = 8 * GIB) -> MachineFacts:

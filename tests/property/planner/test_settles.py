@@ -10,9 +10,10 @@ from appliance.core.documents import ModelDeployment
 from appliance.core.model import Replica, Variant
 from appliance.core.state import ObservedReplica, Phase, Truth
 from appliance.planner.actions import Action, Start, Stop, plan
-from appliance.planner.decide import RESERVED_BYTES, decide
+from appliance.planner.decide import decide
 from appliance.planner.estimate import estimate
-from tests.helpers.models import GIB, MIB, deployment, machine, variant
+from appliance.planner.place import RESERVED_BYTES
+from tests.helpers.models import GIB, MIB, deployment, machine, place, variant
 
 Running = dict[str, ObservedReplica]
 
@@ -47,7 +48,7 @@ def deployments(draw: st.DrawFn) -> list[ModelDeployment]:
 
 @st.composite
 def replicas(draw: st.DrawFn) -> list[Replica]:
-    decided = decide(draw(deployments()), draw(catalogues), machine(draw(memories)), slots=1)
+    decided = decide(draw(deployments()), [place(draw(catalogues), draw(memories))], slots=1)
     return [replica for decision in decided.values() for replica in decision.replicas]
 
 
@@ -103,8 +104,8 @@ def test_stops_come_first_and_nothing_is_named_twice(
 def test_what_is_decided_is_unique_fits_and_does_not_depend_on_order(
     asked: list[ModelDeployment], catalogue: list[Variant], memory: int | None, slots: int
 ) -> None:
-    decided = decide(asked, catalogue, machine(memory), slots=slots)
-    again = decide(asked[::-1], catalogue[::-1], machine(memory), slots=slots)
+    decided = decide(asked, [place(catalogue, memory)], slots=slots)
+    again = decide(asked[::-1], [place(catalogue[::-1], memory)], slots=slots)
     assert decided == again
     assert set(decided) == {d.name for d in asked}
     found = [r for d in decided.values() for r in d.replicas]

@@ -22,7 +22,7 @@ def test_every_launch_asks_again(tmp_path: Path) -> None:
     imported(node, Draft().write(tmp_path / "bundle", signer))
     (found,) = node.ledger.read(catalog.variants)
     node.close()
-    (replica,) = decide([deployment()], [found], machine(), slots=1)["notes"].replicas
+    (replica,) = decide([deployment()], [place([found])], slots=1)["notes"].replicas
     in_force = InForce(tmp_path / "tuf")
     startable = Startable(in_force.trust.listed, ModelStore(tmp_path / "box"))
     with pytest.raises(DowngradeError):

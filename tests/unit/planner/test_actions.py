@@ -8,9 +8,9 @@ from appliance.core.model import Replica
 from appliance.core.state import ObservedReplica, Phase
 from appliance.planner.actions import Start, Stop, plan
 from appliance.planner.decide import decide
-from tests.helpers.models import deployment, machine, variant
+from tests.helpers.models import deployment, machine, place, variant
 
-A, B = decide([deployment("n", replicas=2)], [variant()], machine(), slots=1)["n"].replicas
+A, B = decide([deployment("n", replicas=2)], [place([variant()])], slots=1)["n"].replicas
 
 
 def seen(replica: Replica, phase: Phase = Phase.READY) -> ObservedReplica:

@@ -12,7 +12,7 @@ from appliance.core.state import (
 )
 from appliance.planner.conditions import cannot_start, status
 from appliance.planner.decide import decide
-from tests.helpers.models import GIB, deployment, machine, variant
+from tests.helpers.models import GIB, deployment, machine, place, variant
 
 
 def look(
@@ -20,7 +20,7 @@ def look(
 ) -> DeploymentStatus:
     """Return the status of a deployment whose first replicas are in these phases."""
     document = deployment(**{"replicas": max(1, len(phases)), **spec})
-    decision = decide([document], [variant()], machine(memory), slots=1)["notes"]
+    decision = decide([document], [place([variant()], memory)], slots=1)["notes"]
     engines = [
         ObservedReplica(r.id, "notes", r.revision, phase, message=f"{r.id} {phase}",
                         failures=failures)
@@ -62,7 +62,7 @@ def test_a_failing_engine_is_quoted() -> None:
 
 def test_an_engine_of_another_revision_does_not_count() -> None:
     document = deployment()
-    decision = decide([document], [variant()], machine(), slots=1)["notes"]
+    decision = decide([document], [place([variant()])], slots=1)["notes"]
     old = ObservedReplica("notes-0", "notes", "0123456789ab", Phase.READY)
     found = status(DesiredDeployment(document, Origin.FLEET), decision, {"notes-0": old})
     assert (found.ready, found.is_ready) == (0, False)

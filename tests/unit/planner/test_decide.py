@@ -9,9 +9,11 @@ from appliance.core.ids import Digest
 from appliance.core.model import Denial, Replica, Variant
 from appliance.core.state import Condition, ObservedReplica, Phase, Truth
 from appliance.planner.actions import Stop, plan
-from appliance.planner.decide import RESERVED_BYTES, Decision, decide, select
+from appliance.planner.decide import decide
 from appliance.planner.estimate import estimate, limit_bytes
-from tests.helpers.models import GIB, deployment, machine, variant
+from appliance.planner.place import RESERVED_BYTES, Decision
+from appliance.planner.select import select
+from tests.helpers.models import GIB, deployment, machine, place, variant
 
 BIG = variant(name="Q8_0", weights_bytes=4 * GIB)
 MIDDLE = variant(name="Q4_0", weights_bytes=2 * GIB)
@@ -19,7 +21,7 @@ SMALL = variant(name="Q2_K", weights_bytes=GIB)
 
 
 def one(document: ModelDeployment, *variants: Variant, memory: int | None = 64 * GIB) -> Decision:
-    return decide([document], variants, machine(memory), slots=2)[document.name]
+    return decide([document], [place(variants, memory)], slots=2)[document.name]
 
 
 def condition(decision: Decision, kind: str) -> Condition:
@@ -136,21 +138,21 @@ def test_memory_is_given_out_by_name_whatever_the_order_of_asking() -> None:
     memory = RESERVED_BYTES + 5 * GIB
     asked = [deployment(name) for name in ("b", "c", "a")]
     for order in (asked, asked[::-1]):
-        found = decide(order, [MIDDLE], machine(memory), slots=2)
+        found = decide(order, [place([MIDDLE], memory)], slots=2)
         assert {name: len(d.replicas) for name, d in found.items()} == {"a": 1, "b": 1, "c": 0}
 
 
 def test_a_need_that_is_not_known_takes_no_more_than_there_is() -> None:
     unsure = variant("unsure", kv_bytes_per_token=None, weights_bytes=GIB)
     found = decide(
-        [deployment("a", "unsure"), deployment("b")], [unsure, SMALL], machine(4 * GIB), slots=2
+        [deployment("a", "unsure"), deployment("b")], [place([unsure, SMALL], 4 * GIB)], slots=2
     )
     assert "of 0 B left" in condition(found["b"], "Fits").message
 
 
 def test_zero_replicas_need_nothing_and_take_nothing() -> None:
     found = decide(
-        [deployment("a", replicas=0), deployment("b")], [MIDDLE], machine(4 * GIB), slots=2
+        [deployment("a", replicas=0), deployment("b")], [place([MIDDLE], 4 * GIB)], slots=2
     )
     assert found["a"].replicas == ()
     assert condition(found["a"], "Fits").status is Truth.TRUE
@@ -168,10 +170,10 @@ STOPPED = Denial("Revoked", "it burns", stop=True)
 def judged(
     denied: dict[Digest, Denial], *running: Replica, replicas: int = 1, memory: int = 64 * GIB
 ) -> Decision:
-    alive = {replica.revision for replica in running}
+    alive = {replica.revision: "" for replica in running}
     document = deployment(replicas=replicas)
     return decide(
-        [document], [OLD, NEW], machine(memory), slots=2, denied=denied, alive=alive
+        [document], [place([OLD, NEW], memory, denied)], slots=2, alive=alive
     )[document.name]  # fmt: skip
 
 
@@ -232,17 +234,17 @@ def test_a_newer_listed_version_replaces_one_that_is_denied_and_runs() -> None:
 def test_what_goes_on_uses_memory_that_others_do_not_get() -> None:
     big = variant(model="big", weights_bytes=4 * GIB)
     asked = [deployment("a", model="big"), deployment("b", model="big")]
-    (running,) = decide(asked[:1], [big], machine(64 * GIB), slots=2)["a"].replicas
+    (running,) = decide(asked[:1], [place([big], 64 * GIB)], slots=2)["a"].replicas
     found = decide(
-        asked, [big], machine(6 * GIB), slots=2, denied={big.manifest: NOT_LISTED},
-        alive={running.revision},
+        asked, [place([big], 6 * GIB, {big.manifest: NOT_LISTED})], slots=2,
+        alive={running.revision: ""},
     )  # fmt: skip
     assert (found["a"].replicas, found["b"].replicas) == ((running,), ())
     other = variant(model="other", weights_bytes=4 * GIB)
     asked[1] = deployment("b", model="other")
     found = decide(
-        asked, [big, other], machine(6 * GIB), slots=2, denied={big.manifest: NOT_LISTED},
-        alive={running.revision},
+        asked, [place([big, other], 6 * GIB, {big.manifest: NOT_LISTED})], slots=2,
+        alive={running.revision: ""},
     )  # fmt: skip
     assert condition(found["b"], "Fits").reason == "NotEnoughMemory"
 
