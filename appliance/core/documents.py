@@ -290,12 +290,22 @@ class ModelDeployment(Document):
     spec: Annotated[ModelDeploymentSpec, Field(description="What is to be served, and how.")]
 
     HONOURED: ClassVar[frozenset[str]] = frozenset(
-        {"model", "engine", "quantization", "replicas", "context"}
+        {"model", "engine", "quantization", "replicas", "context", "scaling"}
     )
+    """What every driver acts on; of ``scaling``, all but ``prewarm``."""
 
-    def not_yet_honoured(self) -> list[str]:
-        """Return the fields that are set, valid, and that this release does not act on."""
-        return [to_camel(f) for f in sorted(self.spec.model_fields_set - self.HONOURED)]
+    def not_yet_honoured(self, also: frozenset[str] = frozenset()) -> list[str]:
+        """Return the fields that are set, valid, and that nothing acts on.
+
+        ``also`` names fields that this node's driver acts on.
+        """
+        found = [to_camel(f) for f in sorted(self.spec.model_fields_set - self.HONOURED - also)]
+        if self.spec.scaling is not None and self.spec.scaling.prewarm != "none":
+            found.append("scaling.prewarm")
+        resources = self.spec.resources
+        if "resources" in also and resources is not None and resources.gpu_memory is not None:
+            found.append("resources.gpuMemory")
+        return found
 
 
 # --- Site ----------------------------------------------------------------------------------------

@@ -100,7 +100,11 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
-    """One deployment as people and the hub see it."""
+    """One deployment as people and the hub see it.
+
+    ``replicas`` are those that it should have now. One that is ``asleep`` should have none until a
+    request wakes it.
+    """
 
     name: str
     origin: Origin
@@ -111,6 +115,7 @@ class DeploymentStatus:
     ready: int
     conditions: tuple[Condition, ...] = ()
     engines: tuple[ObservedReplica, ...] = ()
+    asleep: bool = False
 
     def condition(self, kind: str) -> Condition | None:
         """Return the condition of one type, if it was stated."""

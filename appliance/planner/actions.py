@@ -30,8 +30,8 @@ def plan(wanted: Iterable[Replica], running: Mapping[str, ObservedReplica]) -> l
     """Return the next actions; an empty list means there is nothing to do.
 
     Stops come first, so that memory is free before anything starts. A replica that is wanted in
-    another form is only stopped: it starts on a later pass, once it is seen to be gone. A replica
-    that crashed is its driver's business, which restarts it with backoff.
+    another form, or on another node, is only stopped: it starts on a later pass, once it is seen to
+    be gone. A replica that crashed is its driver's business, which restarts it with backoff.
     """
     wanted_by_id = {replica.id: replica for replica in wanted}
     actions: list[Action] = []
@@ -43,6 +43,8 @@ def plan(wanted: Iterable[Replica], running: Mapping[str, ObservedReplica]) -> l
             actions.append(Stop(seen.id, "no longer wanted"))
         elif target.revision != seen.revision:
             actions.append(Stop(seen.id, f"wanted as {target.revision}, runs as {seen.revision}"))
+        elif seen.node and target.nodes and seen.node not in target.nodes:
+            actions.append(Stop(seen.id, f"{seen.node} may not run it any more"))
     actions.extend(
         Start(replica, "wanted, and not running")
         for replica in wanted_by_id.values()

@@ -10,25 +10,38 @@ from appliance.core.state import (
     Phase,
     Truth,
 )
-from appliance.planner.decide import Decision
+from appliance.planner.place import Decision
 
 _FAILURES_TO_GIVE_UP = 3
 """An engine that served and crashed is worth waiting for; one that never comes up is not."""
 
 
 def status(
-    desired: DesiredDeployment, decision: Decision, running: Mapping[str, ObservedReplica]
+    desired: DesiredDeployment,
+    decision: Decision,
+    running: Mapping[str, ObservedReplica],
+    *,
+    honoured: frozenset[str] = frozenset(),
+    asleep: bool = False,
 ) -> DeploymentStatus:
-    """Return one deployment's status."""
+    """Return one deployment's status.
+
+    Args:
+        desired: What is in force.
+        decision: What it gets.
+        running: What runs, of this deployment and maybe of others.
+        honoured: Fields that the driver acts on besides those that all do.
+        asleep: Whether it is at zero until a request wakes it.
+    """
     document = desired.document
     engines = tuple(r for r in running.values() if r.deployment == document.name)
     current = {replica.id: replica.revision for replica in decision.replicas}
     serving = [e for e in engines if e.phase is Phase.READY and current.get(e.id) == e.revision]
     conditions = [
         *decision.conditions,
-        _ready(document.spec.replicas, len(serving), decision, engines),
+        _ready(len(serving), decision, engines, asleep=asleep),
     ]
-    if ignored := document.not_yet_honoured():
+    if ignored := document.not_yet_honoured(honoured):
         message = f"valid, but not acted on by this release: {', '.join(ignored)}"
         conditions.append(Condition("Honoured", Truth.FALSE, "NotYet", message))
     if desired.drift:
@@ -39,16 +52,17 @@ def status(
         drift=desired.drift,
         model=document.spec.model,
         variant=decision.variant,
-        replicas=document.spec.replicas,
+        replicas=decision.wanted,
         ready=len(serving),
         conditions=tuple(conditions),
         engines=tuple(sorted(engines, key=lambda e: e.id)),
+        asleep=asleep,
     )
 
 
 def cannot_start(found: DeploymentStatus) -> str:
     """Return why nothing will answer for a deployment soon; empty when something may."""
-    if found.replicas == 0:
+    if found.replicas == 0 and not found.asleep:
         return "it is scaled to zero replicas"
     for condition in found.conditions:
         if condition.type in ("Verified", "Fits") and condition.status is Truth.FALSE:
@@ -62,11 +76,14 @@ def cannot_start(found: DeploymentStatus) -> str:
 
 
 def _ready(
-    replicas: int, serving: int, decision: Decision, engines: Iterable[ObservedReplica]
+    serving: int, decision: Decision, engines: Iterable[ObservedReplica], *, asleep: bool
 ) -> Condition:
+    replicas = decision.wanted
     blocked = [c for c in decision.conditions if c.status is Truth.FALSE]
     if blocked and not 0 < replicas <= serving:
         return Condition("Ready", Truth.FALSE, blocked[0].reason, blocked[0].message)
+    if asleep:
+        return Condition("Ready", Truth.TRUE, "ScaledToZero", "idle; a request wakes it")
     if not replicas:
         return Condition(
             "Ready", Truth.TRUE, "ScaledToZero", "no replica is asked for; none serves"

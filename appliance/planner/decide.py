@@ -103,9 +103,7 @@ class _Alone:
                 break
         return found
 
-    def _verified(
-        self, lingering: Mapping[str, Replica], candidate: Variant | None
-    ) -> Condition:
+    def _verified(self, lingering: Mapping[str, Replica], candidate: Variant | None) -> Condition:
         """Return the condition ``Verified`` of what serves, or would."""
         for replica in lingering.values():
             return goes_on(self._choice.lingering[replica.variant])

@@ -1,8 +1,7 @@
 """Where something may run, and what every decision is made of."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from appliance.core.documents import ModelDeployment
 from appliance.core.ids import Digest
@@ -29,7 +28,7 @@ class Place:
     variants: tuple[Variant, ...] = ()
     memory_bytes: int | None = None
     gpus: tuple[Gpu, ...] | None = None
-    denied: Mapping[Digest, Denial] = MappingProxyType({})
+    denied: Mapping[Digest, Denial] = field(default_factory=dict)
     schedulable: bool = True
 
     @property

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from appliance.core.ids import Digest
 from appliance.core.quantity import format_bytes
-from appliance.planner.decide import version_key
+from appliance.planner.select import version_key
 
 
 class PinKind(StrEnum):

@@ -73,9 +73,7 @@ def _turn(asked: Asked) -> tuple[int, str]:
 class _Placing:
     """One deployment while its place is found."""
 
-    def __init__(
-        self, rooms: Rooms, asked: Asked, slots: int, alive: Mapping[str, str]
-    ) -> None:
+    def __init__(self, rooms: Rooms, asked: Asked, slots: int, alive: Mapping[str, str]) -> None:
         self._rooms = rooms
         self._document, self._wanted = asked
         self._slots = slots

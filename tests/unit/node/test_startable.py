@@ -12,7 +12,7 @@ from appliance.planner.decide import decide
 from appliance.trust.documents import REVOKED_PATH
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.importing import imported, small_node
-from tests.helpers.models import deployment, machine
+from tests.helpers.models import deployment, place
 from tests.helpers.signing import ISSUED, Draft, InForce, Signer, revoked
 
 
