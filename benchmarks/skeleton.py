@@ -21,8 +21,10 @@ from appliance.demo.story import DEPLOYMENT, deployment
 from appliance.demo.supervisor import Supervisor
 from appliance.hardware.probe import machine
 from appliance.kit.clock import SystemClock
+from appliance.node.board import Board
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.loops import MachineWatch
+from appliance.node.rounds import Rounds
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver
 from appliance.wiring.node import open_node
@@ -131,17 +133,11 @@ async def _passes(state: Path, core) -> list[float]:  # type: ignore[no-untyped-
     driver = ProcessDriver(state, lambda r: core.store.weights(r.variant), ProcessSettings())
     await driver.open(lambda: None)
     watch = MachineWatch(machine)
-    routes = state / "run" / "routes.json"
-    controller = Controller(
-        core.ledger,
-        driver,
-        Surroundings(watch, core.trust.listed),
-        SystemClock(),
-        routes=routes,
-        slots=2,
-    )
+    board = Board(core.ledger, SystemClock(), state / "run" / "routes.json")
+    around = Surroundings(watch, core.trust.listed)
+    controller = Controller(core.ledger, Rounds(driver, slots=2), around, board, SystemClock())
     try:
-        while not all(s.is_ready for s in controller.world.statuses) or not controller.version:
+        while not all(s.is_ready for s in board.world.statuses) or not board.version:
             await controller.reconcile()
             await asyncio.sleep(0.1)
         times = []

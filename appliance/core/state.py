@@ -103,7 +103,7 @@ class DeploymentStatus:
     """One deployment as people and the hub see it.
 
     ``replicas`` are those that it should have now. One that is ``asleep`` should have none until a
-    request wakes it.
+    request wakes it; ``wakes``: it is allowed to sleep, whether it does or not.
     """
 
     name: str
@@ -116,6 +116,7 @@ class DeploymentStatus:
     conditions: tuple[Condition, ...] = ()
     engines: tuple[ObservedReplica, ...] = ()
     asleep: bool = False
+    wakes: bool = False
 
     def condition(self, kind: str) -> Condition | None:
         """Return the condition of one type, if it was stated."""

@@ -9,7 +9,7 @@ from appliance.cache.care import CacheCare
 from appliance.cache.scrub import IdleThread
 from appliance.core.state import DeploymentStatus
 from appliance.kit.loop import Again
-from appliance.node.controller import Controller
+from appliance.node.board import Board
 from appliance.node.retention import Retaining
 
 _LOOK_S = 60.0
@@ -19,19 +19,19 @@ class Caretaker:
     """Looks after the store of a node that runs."""
 
     def __init__(
-        self, care: CacheCare, retaining: Retaining, controller: Controller,
+        self, care: CacheCare, retaining: Retaining, board: Board,
         changed: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
         """``changed`` is called when other variants than before may run."""
         self._care = care
         self._retaining = retaining
-        self._controller = controller
+        self._board = board
         self._changed = changed
         self._thread = IdleThread("scrub")
 
     async def tend(self) -> Again:
         """Note what is used, notice what is lost, remove what is due."""
-        statuses = self._controller.world.statuses
+        statuses = self._board.world.statuses
         if await asyncio.wrap_future(self._thread.submit(partial(self._tend, statuses))):
             await self._changed()
         return Again(_LOOK_S)

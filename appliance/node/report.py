@@ -12,7 +12,7 @@ from appliance.kit.clock import Clock, rfc3339
 from appliance.ledger import meta, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
-from appliance.node.controller import Controller
+from appliance.node.board import Board
 from appliance.trust import floor
 from appliance.trust.envelope import Addressee, Slot, seal
 from appliance.trust.keys import SigningKey
@@ -28,17 +28,17 @@ class Reporter:
     """Puts together what is known at this moment."""
 
     ledger: Ledger
-    controller: Controller
+    board: Board
     machine: Callable[[], MachineFacts]
     clock: Clock
     wanted: Callable[[], list[Wanted]] = list
 
     def body(self) -> dict[str, Any]:
         """Return the node's state as plain JSON data."""
-        desired = self.controller.world.desired
+        desired = self.board.world.desired
         return {
             "applied": {"generation": desired.fleet_generation},
-            "deployments": [s.to_wire() for s in self.controller.world.statuses],
+            "deployments": [s.to_wire() for s in self.board.world.statuses],
             "removed": list(desired.removed),
             "drift": drift(desired),
             "machine": asdict(self.machine()),

@@ -18,8 +18,8 @@ from appliance.kit.clock import Clock, rfc3339
 from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.node import desired, site
-from appliance.planner.select import select
 from appliance.planner.retain import Pin, PinKind
+from appliance.planner.select import select
 from appliance.runtime import record
 from appliance.settings import CacheSettings
 from appliance.trust import floor

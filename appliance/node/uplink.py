@@ -9,7 +9,7 @@ from typing import Any
 from appliance.kit.clock import Clock
 from appliance.kit.loop import Wake
 from appliance.ledger.db import Ledger
-from appliance.node.controller import Controller
+from appliance.node.board import Board
 from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
@@ -28,7 +28,7 @@ class Uplink:
 
     def __init__(
         self, identity: NodeIdentity, ledger: Ledger, trust: TrustStore, reporter: Reporter,
-        controller: Controller, wake: Wake,
+        board: Board, wake: Wake,
     ) -> None:  # fmt: skip
         """``wake`` is set when the fleet's word has changed."""
         self.on_time: TakeTime = lambda _: None
@@ -37,7 +37,7 @@ class Uplink:
         self._ledger = ledger
         self._trust = trust
         self._reporter = reporter
-        self._controller = controller
+        self._board = board
         self._wake = wake
         self._imported = Wake()
         self._inbox: FleetInbox | None = None
@@ -57,7 +57,7 @@ class Uplink:
             desired=inbox.desired,
             ack=inbox.ack,
             report=lambda: self._reporter.signed(me, self._identity.key),
-            report_version=lambda: self._controller.version,
+            report_version=lambda: self._board.version,
             time=self._time,
         )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)

@@ -57,6 +57,7 @@ def status(
         conditions=tuple(conditions),
         engines=tuple(sorted(engines, key=lambda e: e.id)),
         asleep=asleep,
+        wakes=document.spec.scaling is not None and not document.spec.scaling.min,
     )
 
 

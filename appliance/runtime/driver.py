@@ -10,6 +10,9 @@ from appliance.core.state import ObservedReplica
 class Driver(Protocol):
     """Runs replicas. One contract suite holds for every driver."""
 
+    honours: frozenset[str]
+    """Fields of a ModelDeployment's spec that it acts on, besides those that every driver does."""
+
     async def open(self, changed: Callable[[], None]) -> None:
         """Take over what already runs, then call ``changed`` whenever ``observe`` would differ.
 

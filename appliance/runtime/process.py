@@ -37,6 +37,8 @@ _left_running: list[subprocess.Popen[bytes]] = []
 class ProcessDriver:
     """Runs replicas as processes on this machine. See ``driver.Driver`` for its promises."""
 
+    honours: frozenset[str] = frozenset()
+
     def __init__(
         self, state: Path, weights: Callable[[Replica], Path], settings: ProcessSettings
     ) -> None:

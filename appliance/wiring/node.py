@@ -28,6 +28,7 @@ from appliance.node import identity as node_identity
 from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.fetching import Fetching
@@ -36,6 +37,7 @@ from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
+from appliance.node.rounds import Rounds
 from appliance.node.software import OutcomeLoop, Software
 from appliance.node.startable import Startable
 from appliance.node.uplink import Uplink
@@ -191,14 +193,13 @@ async def _run_loops(
     clock, state = SystemClock(), core.state
     watch = MachineWatch(machine)
     around = Surroundings(watch, core.listed)
-    routes = state / places.ROUTES
-    controller = Controller(
-        core.ledger, driver, around, clock, routes=routes, slots=settings.engine.slots
-    )
-    controller.on_activation = core.receipts.activate
+    board = Board(core.ledger, clock, state / places.ROUTES)
+    board.on_activation = core.receipts.activate
+    rounds = Rounds(driver, slots=settings.engine.slots)
+    controller = Controller(core.ledger, rounds, around, board, clock)
     passes = Passes(controller.reconcile, wake)
-    reporter = Reporter(core.ledger, controller, watch, clock, core.care.health.wanted)
-    uplink = Uplink(core.identity, core.ledger, core.trust, reporter, controller, wake)
+    reporter = Reporter(core.ledger, board, watch, clock, core.care.health.wanted)
+    uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, wake)
     uplink.on_time = core.answers.take_time
     make_folder(state / places.SPOOL)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve)
@@ -209,7 +210,7 @@ async def _run_loops(
         await uplink.catalogue_changed()
         await passes.now()
 
-    caretaker = Caretaker(core.care, core.retaining, controller, changed)
+    caretaker = Caretaker(core.care, core.retaining, board, changed)
 
     def status() -> dict[str, Any]:
         return {
@@ -221,7 +222,7 @@ async def _run_loops(
             "audit": core.ledger.read(chain.head).to_wire(),
             "time": core.ledger.read(lambda db: freshness(db, clock)),
             "link": uplink.status(),
-            "engines": [asdict(e) for s in controller.world.statuses for e in s.engines],
+            "engines": [asdict(e) for s in board.world.statuses for e in s.engines],
             **reporter.body(),
         }
 
@@ -229,7 +230,7 @@ async def _run_loops(
         core,
         settings.network,
         status=status,
-        log_lines=lambda name, lines: _log_lines(state, controller, name, lines),
+        log_lines=lambda name, lines: _log_lines(state, board, name, lines),
         changed=changed,
         stop=ending.ask,
     )
@@ -274,8 +275,8 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
     )
 
 
-def _log_lines(state: Path, controller: Controller, name: str, lines: int) -> dict[str, list[str]]:
-    found = next((s for s in controller.world.statuses if s.name == name), None)
+def _log_lines(state: Path, board: Board, name: str, lines: int) -> dict[str, list[str]]:
+    found = next((s for s in board.world.statuses if s.name == name), None)
     if found is None:
         raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
     names = [engine.id for engine in found.engines] or [f"{name}-0"]

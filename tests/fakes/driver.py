@@ -18,6 +18,8 @@ class FakeDriver:
     ``become_ready``, ``end``, ``crash``.
     """
 
+    honours: frozenset[str] = frozenset()
+
     def __init__(self, world: dict[str, Replica] | None = None, *, by_itself: bool = True) -> None:
         self.world = {} if world is None else world
         self.refusals: dict[str, str] = {}
@@ -105,5 +107,6 @@ class FakeDriver:
 
 def _starting(replica: Replica) -> ObservedReplica:
     return ObservedReplica(
-        replica.id, replica.deployment, replica.revision, Phase.STARTING, message="starting"
-    )
+        replica.id, replica.deployment, replica.revision, Phase.STARTING, message="starting",
+        node=replica.nodes[0] if replica.nodes else "",
+    )  # fmt: skip

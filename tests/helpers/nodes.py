@@ -1,5 +1,6 @@
 """A node's controller over a fake driver, so that nothing has to run."""
 
+import datetime
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node import desired
+from appliance.node.board import Board
 from appliance.node.controller import Controller, Surroundings
+from appliance.node.rounds import Rounds
 from appliance.trust.documents import Revocation, Revoked
 from appliance.trust.listed import Listed
 from tests.fakes.driver import FakeDriver
@@ -31,14 +34,15 @@ class ControlledNode:
         self.driver = FakeDriver(by_itself=False)
         self.facts = machine()
         self.listed = Listed()
-        self.around = Surroundings(lambda: self.facts, lambda: self.listed)
-        self.controller = self.new_controller()
+        self.demand: dict[str, datetime.datetime] = {}
+        self.around = Surroundings(lambda: self.facts, lambda: self.listed, lambda: self.demand)
+        self.restart()
 
-    def new_controller(self) -> Controller:
-        return Controller(
-            self.ledger, self.driver, self.around, self.clock,
-            routes=self.routes_path, slots=2,
-        )  # fmt: skip
+    def restart(self) -> None:
+        """Begin as a controller begins: it remembers nothing but the ledger."""
+        self.board = Board(self.ledger, self.clock, self.routes_path)
+        rounds = Rounds(self.driver, slots=2)
+        self.controller = Controller(self.ledger, rounds, self.around, self.board, self.clock)
 
     def bring(self, found: Variant) -> None:
         """Have it in the catalogue, and on the signed list."""
@@ -58,7 +62,7 @@ class ControlledNode:
         self.ledger.record(lambda db: desired.apply_locally(db, document, "me", "now")).result()
 
     def status(self, name: str = "notes") -> DeploymentStatus:
-        return next(s for s in self.controller.world.statuses if s.name == name)
+        return next(s for s in self.board.world.statuses if s.name == name)
 
     def routes(self) -> RouteSnapshot:
         return RouteSnapshot.load(self.routes_path.read_bytes())

@@ -13,7 +13,7 @@ from appliance.planner.actions import Action, Start, Stop, plan
 from appliance.planner.decide import decide
 from appliance.planner.estimate import estimate
 from appliance.planner.place import RESERVED_BYTES
-from tests.helpers.models import GIB, MIB, deployment, machine, place, variant
+from tests.helpers.models import GIB, MIB, deployment, place, variant
 
 Running = dict[str, ObservedReplica]
 

@@ -9,8 +9,8 @@ import pytest
 
 from appliance.core.state import DeploymentStatus
 from appliance.kit.loop import Again
+from appliance.node.board import World
 from appliance.node.caretaker import Caretaker
-from appliance.node.controller import World
 from appliance.planner.retain import DiskBudget
 from tests.helpers.signing import flip
 from tests.helpers.stores import CaredStore

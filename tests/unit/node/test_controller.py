@@ -1,6 +1,7 @@
 """The controller brings the node to what is wanted, and tells gateway and hub what it sees."""
 
 import asyncio
+import datetime
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_what_is_wanted_no_more_ends(node: ControlledNode) -> None:
     node.driver.end("notes-0")
     assert reconcile(node) is None
     assert node.driver.world == {}
-    assert node.controller.world.statuses == ()
+    assert node.board.world.statuses == ()
     assert node.routes().routes == ()
 
 
@@ -86,7 +87,7 @@ def test_a_new_controller_adopts_what_runs_and_starts_nothing(node: ControlledNo
     node.apply()
     reconcile(node)
     node.driver.become_ready("notes-0")
-    node.controller = node.new_controller()
+    node.restart()
     assert reconcile(node) is None
     assert node.driver.started == ["notes-0"]
     assert node.status().is_ready
@@ -193,19 +194,19 @@ def test_the_hub_is_told_once_of_each_change(node: ControlledNode) -> None:
         ("notes", 1, "Serving"),
         ("notes", None, "gone"),
     ]
-    assert node.controller.version == 3
+    assert node.board.version == 3
 
 
 def test_nothing_wanted_is_nothing_to_tell(node: ControlledNode) -> None:
     assert reconcile(node) is None
     assert events(node) == []
-    assert node.controller.version == 0
+    assert node.board.version == 0
     assert node.routes().routes == ()
 
 
 def test_what_comes_to_serve_another_manifest_is_told_once(node: ControlledNode) -> None:
     told: list[tuple[str, str, str]] = []
-    node.controller.on_activation = lambda *what: told.append(what)
+    node.board.on_activation = lambda *what: told.append(what)
     node.apply(replicas=1)
     reconcile(node)
     reconcile(node)
@@ -227,7 +228,7 @@ def test_a_full_disk_delays_the_receipt_and_not_the_serving(node: ControlledNode
         if len(told) == 1:
             raise NoSpaceError("the disk is full")
 
-    node.controller.on_activation = full
+    node.board.on_activation = full
     node.apply(replicas=1)
     reconcile(node)
     node.driver.become_ready("notes-0")
@@ -306,6 +307,26 @@ def test_what_serves_and_is_revoked_goes_on_unless_that_says_stop(node: Controll
 def test_an_engine_that_was_adopted_after_a_restart_goes_on_too(node: ControlledNode) -> None:
     serving(node)
     node.unlist(variant())
-    node.controller = node.new_controller()
+    node.restart()
     assert reconcile(node) is None
     assert node.status().is_ready
+
+
+# --- scaling to zero ------------------------------------------------------------------------------
+
+
+def test_what_may_sleep_sleeps_until_somebody_asks_and_again_after(node: ControlledNode) -> None:
+    node.apply(scaling={"min": 0, "max": 2, "idleAfter": "1m"})
+    assert reconcile(node) is None
+    assert node.driver.started == []
+    (route,) = node.routes().routes
+    assert (route.cannot, route.wakes) == ("", True)
+    assert ready(node, "notes") == (Truth.TRUE, "ScaledToZero", "idle; a request wakes it")
+    node.demand["notes"] = node.clock.utc()
+    assert reconcile(node) == Again(1.0)
+    node.driver.become_ready("notes-0")
+    assert reconcile(node) == Again(60.0)
+    assert node.status().is_ready
+    node.demand["notes"] -= datetime.timedelta(minutes=1)
+    reconcile(node)
+    assert node.driver.observe()["notes-0"].phase is Phase.STOPPING

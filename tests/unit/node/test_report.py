@@ -32,7 +32,7 @@ def node(tmp_path: Path) -> Iterator[ControlledNode]:
 
 
 def reporter(node: ControlledNode) -> Reporter:
-    return Reporter(node.ledger, node.controller, machine, node.clock)
+    return Reporter(node.ledger, node.board, machine, node.clock)
 
 
 def signed(node: ControlledNode) -> Accepted:
@@ -81,7 +81,7 @@ def test_a_report_says_what_the_node_lost_and_wants_again(node: ControlledNode) 
     lost = [
         Wanted(digest_of(str(n)), 9, BlobState.DAMAGED, ("small:1.0.0-Q4_0",)) for n in range(60)
     ]
-    found = Reporter(node.ledger, node.controller, machine, node.clock, lambda: lost)
+    found = Reporter(node.ledger, node.board, machine, node.clock, lambda: lost)
     wanted = found.body()["wanted"]
     assert wanted[0] == {
         "digest": digest_of("0"), "size": 9, "state": "damaged", "models": ["small:1.0.0-Q4_0"],

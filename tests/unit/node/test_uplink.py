@@ -43,8 +43,8 @@ class Pair:
             NodeIdentity(NodeId("box-1"), signs.key),
             self.node.ledger,
             self.in_tuf.trust,
-            Reporter(self.node.ledger, self.node.controller, machine, self.node.clock),
-            self.node.controller,
+            Reporter(self.node.ledger, self.node.board, machine, self.node.clock),
+            self.node.board,
             Wake(),
         )
 
@@ -56,7 +56,7 @@ class Pair:
         self.in_tuf.put()
 
     def all_acknowledged(self) -> bool:
-        found = Reporter(self.node.ledger, self.node.controller, machine, self.node.clock)
+        found = Reporter(self.node.ledger, self.node.board, machine, self.node.clock)
         counts = found.streams()
         return counts["audit"]["written"] > 0 and all(
             s["written"] == s["acknowledged"] for s in counts.values()

@@ -8,7 +8,7 @@ from appliance.core.model import Replica
 from appliance.core.state import ObservedReplica, Phase
 from appliance.planner.actions import Start, Stop, plan
 from appliance.planner.decide import decide
-from tests.helpers.models import deployment, machine, place, variant
+from tests.helpers.models import deployment, place, variant
 
 A, B = decide([deployment("n", replicas=2)], [place([variant()])], slots=1)["n"].replicas
 

@@ -12,7 +12,7 @@ from appliance.core.state import (
 )
 from appliance.planner.conditions import cannot_start, status
 from appliance.planner.decide import decide
-from tests.helpers.models import GIB, deployment, machine, place, variant
+from tests.helpers.models import GIB, deployment, place, variant
 
 
 def look(

@@ -13,7 +13,7 @@ from appliance.planner.decide import decide
 from appliance.planner.estimate import estimate, limit_bytes
 from appliance.planner.place import RESERVED_BYTES, Decision
 from appliance.planner.select import select
-from tests.helpers.models import GIB, deployment, machine, place, variant
+from tests.helpers.models import GIB, deployment, place, variant
 
 BIG = variant(name="Q8_0", weights_bytes=4 * GIB)
 MIDDLE = variant(name="Q4_0", weights_bytes=2 * GIB)
