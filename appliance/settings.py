@@ -6,6 +6,7 @@ They are read from a TOML file, one table a group, and from the environment, whe
 
 import math
 import os
+import socket
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,6 +139,11 @@ class KubernetesSettings:
     """When the fleet takes over what somebody here made: never, if-no-diff or always."""
     resync_s: float = 600.0
     """How often everything is looked at although no watch told of a change."""
+
+    @property
+    def node_name(self) -> str:
+        """What the cluster calls this machine."""
+        return self.node or socket.gethostname().lower()
 
 
 @dataclass(frozen=True, slots=True)

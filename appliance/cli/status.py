@@ -46,6 +46,7 @@ def _status(found: dict[str, Any]) -> str:
     lines += [describe(d) for d in found["deployments"]]
     lines += [_engine(e) for e in found["engines"]]
     lines += ["", f"hub: {'connected' if link['connected'] else 'not connected: ' + link['why']}"]
+    lines += cluster_lines(found.get("cluster"))
     if link["waits_for"]:
         lines.append(f"hub's word: {link['waits_for']}")
     if link["refused"]:
@@ -61,6 +62,21 @@ def _status(found: dict[str, Any]) -> str:
         lines.append("disk: FULL, the reserve is in use; nothing new is begun, serving goes on")
     lines += [wanted_line(w) for w in found.get("wanted", [])]
     return "\n".join([*lines, "", _machine(found["machine"])])
+
+
+def cluster_lines(cluster: dict[str, Any] | None) -> list[str]:
+    """Return how the cluster is, for a person; nothing where there is none."""
+    if cluster is None:
+        return []
+    if not cluster["reachable"]:
+        why = f": {cluster['why']}" if cluster.get("why") else ""
+        return [f"cluster: not reachable since {cluster['away_since']}{why}"]
+    leads = "this node" if cluster["leads"] else cluster["leader"] or "nobody"
+    lines = [
+        f"cluster: reachable as {cluster['node']}, Kubernetes {cluster['server']}, "
+        f"{cluster['deployments']} ModelDeployments; {leads} plans for it"
+    ]
+    return lines + [f"  {sentence}" for sentence in cluster["cannot"]]
 
 
 def wanted_line(wanted: dict[str, Any]) -> str:

@@ -105,6 +105,11 @@ class KubernetesDriver:
         self._synced = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether it has seen what runs; before that, it sees nothing."""
+        return self._synced.is_set()
+
     # --- what every driver has -------------------------------------------------------------------
 
     async def open(self, changed: Callable[[], None]) -> None:

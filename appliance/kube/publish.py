@@ -14,7 +14,6 @@ Pure: catalogue and facts in, bodies out; objects in, holdings out.
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from appliance.core import ids
@@ -22,7 +21,7 @@ from appliance.core.ids import Digest
 from appliance.core.machine import Gpu, GpuSurvey, MachineFacts
 from appliance.core.model import Denial, Variant
 from appliance.kube.resources import Resource
-from appliance.planner.decide import version_key
+from appliance.planner.select import version_key
 
 Json = dict[str, Any]
 
@@ -98,9 +97,9 @@ class NodeHolding:
 
     node: str
     variants: tuple[Variant, ...] = ()
-    denied: Mapping[Digest, Denial] = MappingProxyType({})
+    denied: Mapping[Digest, Denial] = field(default_factory=dict)
     machine: MachineFacts = _NOT_SAID
-    fenced: Mapping[str, str] = MappingProxyType({})
+    fenced: Mapping[str, str] = field(default_factory=dict)
     disk_pressure: bool | None = None
     id: str = ""
     version: str = ""

@@ -5,9 +5,9 @@ cluster makes no difference to those who hear of it.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.core.routes import Endpoint, Route, RouteSnapshot
 from appliance.core.state import DeploymentStatus, DesiredState, Phase
@@ -19,6 +19,9 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import keys
 from appliance.planner.conditions import cannot_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +37,8 @@ class World:
 class Board:
     """The newest statuses. Show it all of them each time; it tells only what is new."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, routes: Path) -> None:
-        """``routes`` is the snapshot that the gateway reads."""
+    def __init__(self, ledger: Ledger, clock: Clock, routes: Path, *, node: str = "") -> None:
+        """``routes`` is the snapshot that the gateway reads; ``node``, our name in a cluster."""
         self.world = World(DesiredState())
         self.version = 0
         """Grows when the hub should hear of the statuses again."""
@@ -44,14 +47,17 @@ class Board:
         self._ledger = ledger
         self._clock = clock
         self._routes = routes
+        self._node = node
         self._published: RouteSnapshot | None = None
         self._told: dict[str, tuple[object, ...]] = {}
         self._active: dict[str, str] = {}
 
     def show(self, state: DesiredState, statuses: tuple[DeploymentStatus, ...]) -> None:
         """Take what is wanted and how it is, and tell whoever has to hear of it."""
+        is_news = statuses != self.world.statuses
         self.world = World(state, statuses)
-        self._note_changes(statuses)
+        if is_news:
+            self._note_changes(statuses)
         self._note_activations(statuses)
         self._publish_routes(statuses)
 
@@ -87,6 +93,8 @@ class Board:
                 continue
             if self._active.get(found.name) == variant.manifest:
                 continue
+            if self._node and all(e.node != self._node for e in found.engines):
+                continue  # another machine's to receipt
             try:
                 self.on_activation(found.name, variant.reference, variant.manifest)
             except ApplianceError as error:  # a full disk: it serves, and the next pass tries again

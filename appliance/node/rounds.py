@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from appliance.core.model import Replica
 from appliance.core.state import DeploymentStatus, DesiredDeployment, ObservedReplica, Phase
 from appliance.errors import ApplianceError
 from appliance.planner.actions import Action, Start, plan
@@ -28,12 +29,14 @@ class Facts:
     """What a round is made from: what is wanted, where it may run, and who asked for it when.
 
     ``leave`` are replicas that must be stopped where they are, although they are wanted, and why.
+    ``untouched`` are deployments that nobody can read just now: what runs for them goes on.
     """
 
     deployments: Sequence[DesiredDeployment]
     places: Sequence[Place]
     demand: Mapping[str, datetime.datetime] = field(default_factory=dict)
     leave: Mapping[str, str] = field(default_factory=dict)
+    untouched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Rounds:
         self._driver = driver
         self._slots = slots
         self._at_once = at_once
+        self._nodes: dict[str, tuple[str, ...]] = {}
+        self._decided: tuple[object, dict[str, Decision]] | None = None
+        self._looked: dict[str, tuple[object, DeploymentStatus]] = {}
 
     async def make(self, facts: Facts, now: datetime.datetime) -> Outcome:
         """Look at the world once, and do what is to be done now. What fails is in the answer."""
@@ -65,19 +71,62 @@ class Rounds:
             d.document.name: scale(d.document, facts.demand.get(d.document.name), now)
             for d in facts.deployments
         }
-        decisions = decide(
-            [d.document for d in facts.deployments],
-            facts.places,
-            slots=self._slots,
+        decisions = self._decide(
+            facts,
             alive={r.revision: r.node for r in running.values() if r.phase in _ALIVE},
             wanted={name: found.replicas for name, found in scales.items()},
         )
         wanted = [replica for decision in decisions.values() for replica in decision.replicas]
-        todo = plan(wanted, running)
+        todo = [a for a in plan(wanted, running) if self._is_sure(a, facts, running)]
+        todo += self._told_otherwise(wanted, running)
         failures = await self._act(todo, running)
-        statuses = self._look(facts.deployments, decisions, scales, failures)
+        after = self._driver.observe() if todo else running
+        statuses = self._look(facts.deployments, decisions, scales, after)
+        statuses = tuple(_with_failure(s, failures.get(s.name)) for s in statuses)
         changes = [s.changes_in_s for s in scales.values() if s.changes_in_s is not None]
         return Outcome(statuses, bool(todo), failures, min(changes, default=None))
+
+    def _decide(
+        self, facts: Facts, alive: Mapping[str, str], wanted: Mapping[str, int]
+    ) -> dict[str, Decision]:
+        """Decide, or answer as the last time when it was asked the same: most passes do that."""
+        documents = [d.document for d in facts.deployments]
+        asked = (documents, list(facts.places), alive, wanted)
+        if self._decided is None or self._decided[0] != asked:
+            found = decide(documents, facts.places, slots=self._slots, alive=alive, wanted=wanted)
+            self._decided = (asked, found)
+        return self._decided[1]
+
+    def _is_sure(
+        self, action: Action, facts: Facts, running: Mapping[str, ObservedReplica]
+    ) -> bool:
+        """Whether to act: not on what nobody can read, nor where a node has said nothing yet.
+
+        After a cluster's datastore was lost, its nodes say one after the other what they hold.
+        """
+        if isinstance(action, Start):
+            return True
+        seen = running[action.id]
+        if seen.deployment in facts.untouched:
+            return False
+        is_known = not seen.node or any(place.node == seen.node for place in facts.places)
+        return is_known or all(d.document.name != seen.deployment for d in facts.deployments)
+
+    def _told_otherwise(
+        self, wanted: Iterable[Replica], running: Mapping[str, ObservedReplica]
+    ) -> list[Action]:
+        """Return starts for what does not come up and may go elsewhere than it was told."""
+        nodes = {replica.id: replica.nodes for replica in wanted if replica.nodes}
+        again: list[Action] = [
+            Start(replica, "it may go elsewhere now")
+            for replica in wanted
+            if replica.nodes != self._nodes.get(replica.id, ())
+            and (seen := running.get(replica.id)) is not None
+            and seen.phase in (Phase.STARTING, Phase.BACKOFF)
+            and seen.revision in ("", replica.revision)
+        ]
+        self._nodes = nodes
+        return again
 
     async def _act(
         self, todo: Iterable[Action], running: Mapping[str, ObservedReplica]
@@ -113,20 +162,27 @@ class Rounds:
         deployments: Iterable[DesiredDeployment],
         decisions: Mapping[str, Decision],
         scales: Mapping[str, Scale],
-        failures: Mapping[str, ApplianceError],
+        running: Mapping[str, ObservedReplica],
     ) -> tuple[DeploymentStatus, ...]:
-        mine = by_deployment(self._driver.observe().values())
-        seen = (
-            status(
-                d,
-                decisions[d.document.name],
-                mine.get(d.document.name, {}),
-                honoured=self._driver.honours,
-                asleep=scales[d.document.name].asleep,
+        """Return statuses; of what is as it was, the same objects, so that it is told by a look."""
+        mine = by_deployment(running.values())
+        found: dict[str, tuple[object, DeploymentStatus]] = {}
+        for desired in deployments:
+            name = desired.document.name
+            decision, engines = decisions[name], mine.get(name, {})
+            asked = (desired, decision, engines, scales[name].asleep)
+            held = self._looked.get(name)
+            if held is not None and held[0] == asked:
+                found[name] = held
+                continue
+            honoured = self._driver.honours
+            asleep = scales[name].asleep
+            found[name] = (
+                asked,
+                status(desired, decision, engines, honoured=honoured, asleep=asleep),
             )
-            for d in deployments
-        )
-        return tuple(_with_failure(s, failures.get(s.name)) for s in seen)
+        self._looked = found
+        return tuple(status for _, status in found.values())
 
 
 def by_deployment(

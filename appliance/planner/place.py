@@ -52,10 +52,12 @@ class Decision:
 
 
 def replicas_of(
-    deployment: ModelDeployment, variant: Variant, slots: int, numbers: Collection[int]
-) -> tuple[Replica, ...]:
-    """Return the replicas of these numbers."""
+    deployment: ModelDeployment, variant: Variant, slots: int, numbers: Collection[int],
+    *, in_cluster: bool = False,
+) -> tuple[Replica, ...]:  # fmt: skip
+    """Return the replicas of these numbers; only a cluster honours GPUs and priority."""
     spec = deployment.spec
+    resources = spec.resources if in_cluster else None
     limit = limit_bytes(estimate(variant, spec.context, slots))
     return tuple(
         Replica(
@@ -66,6 +68,9 @@ def replicas_of(
             context=spec.context,
             slots=slots,
             memory_limit_bytes=limit,
+            gpus=0 if resources is None else resources.gpu or 0,
+            mig="" if resources is None else resources.mig or "",
+            priority=spec.priority if in_cluster else "standard",
         )
         for number in numbers
     )

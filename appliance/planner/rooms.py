@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from appliance.core.documents import ModelDeployment
-from appliance.core.ids import Digest
 from appliance.core.model import Denial, Replica, Variant
 from appliance.core.quantity import format_bytes
 from appliance.planner.estimate import estimate
 from appliance.planner.place import Place, used_bytes
 from appliance.planner.select import quality, version_key
+
+if TYPE_CHECKING:
+    from appliance.core.ids import Digest
 
 _NODES_NAMED = 8
 """A message names as many nodes one by one; more are counted."""

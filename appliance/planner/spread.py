@@ -248,18 +248,8 @@ class _Placing:
             found.append(replace(replica, nodes=tuple(sorted(nodes))))
         return found
 
-    def _replicas(self, variant: Variant, numbers: Sequence[int]) -> list[Replica]:
-        spec = self._document.spec
-        resources = spec.resources
-        return [
-            replace(
-                replica,
-                gpus=0 if resources is None else resources.gpu or 0,
-                mig="" if resources is None else resources.mig or "",
-                priority=spec.priority,
-            )
-            for replica in replicas_of(self._document, variant, self._slots, numbers)
-        ]
+    def _replicas(self, variant: Variant, numbers: Sequence[int]) -> tuple[Replica, ...]:
+        return replicas_of(self._document, variant, self._slots, numbers, in_cluster=True)
 
 
 def _gpus(one: Need) -> str:

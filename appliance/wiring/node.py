@@ -1,7 +1,7 @@
 """The controller of one node."""
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from appliance.hardware.probe import machine
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
 from appliance.kit.files import locked, make_folder
-from appliance.kit.loop import Wake, drive
+from appliance.kit.loop import Again, Wake, drive
 from appliance.kit.reserve import Reserve
 from appliance.ledger import chain
 from appliance.ledger.db import Ledger
@@ -31,6 +31,7 @@ from appliance.node.api.services import LocalServices
 from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller, Surroundings
+from appliance.node.demand import Activity, DemandLoop, MarkFolder
 from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.identity import NodeIdentity
@@ -162,18 +163,57 @@ async def run_node(state: Path, settings: Settings) -> None:
         except NoSpaceError:
             core.reserve.use()
         ending = Ending()
-        async with _driver(core, settings.engine) as (driver, wake):
-            await _run_loops(core, settings, driver, wake, ending)
+        await _run_loops(core, settings, ending)
         if ending.engines_too:
             end_all(state)
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What makes a node's passes: where engines are processes, or where they are pods."""
+
+    reconcile: Callable[[], Awaitable[Again | None]]
+    loops: tuple[Coroutine[Any, Any, None], ...] = ()
+    status: Callable[[], dict[str, Any]] = dict
+    changed: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A node that runs, before it is said where its engines do."""
+
+    core: NodeCore
+    settings: Settings
+    board: Board
+    watch: MachineWatch
+    activity: Activity
+    wake: Wake
+
+
+@asynccontextmanager
+async def _running(here: Here) -> AsyncIterator[Running]:
+    core, settings = here.core, here.settings
+    if settings.kubernetes.kubeconfig:
+        from appliance.wiring.cluster import Cluster  # noqa: PLC0415 - 38 MiB, if wanted
+
+        cluster = Cluster(here)
+
+        def said() -> dict[str, Any]:
+            return {"cluster": cluster.status()}
+
+        yield Running(cluster.reconcile, (cluster.run(),), said, cluster.changed)
+        return
+    async with _driver(core, settings.engine, here.wake) as driver:
+        around = Surroundings(here.watch, core.listed, here.activity.last_demand)
+        rounds = Rounds(driver, slots=settings.engine.slots)
+        controller = Controller(core.ledger, rounds, around, here.board, SystemClock())
+        yield Running(controller.reconcile)
+
+
 @asynccontextmanager
 async def _driver(
-    core: NodeCore, settings: EngineSettings
-) -> AsyncIterator[tuple[ProcessDriver, Wake]]:
-    wake = Wake()
-
+    core: NodeCore, settings: EngineSettings, wake: Wake
+) -> AsyncIterator[ProcessDriver]:
     startable = Startable(core.listed, core.store)
     launchers = {"llama_server": settings.llama_server}
     process = ProcessSettings(
@@ -182,32 +222,39 @@ async def _driver(
     driver = ProcessDriver(core.state, startable.weights, process)
     await driver.open(wake.set)
     try:
-        yield driver, wake
+        yield driver
     finally:
         await driver.close()
 
 
-async def _run_loops(
-    core: NodeCore, settings: Settings, driver: ProcessDriver, wake: Wake, ending: Ending
-) -> None:
-    clock, state = SystemClock(), core.state
-    watch = MachineWatch(machine)
-    around = Surroundings(watch, core.listed)
-    board = Board(core.ledger, clock, state / places.ROUTES)
+async def _run_loops(core: NodeCore, settings: Settings, ending: Ending) -> None:
+    clock = SystemClock()
+    for folder in (places.ROUTES.parent, places.DEMAND):
+        make_folder(core.state / folder)
+    node = settings.kubernetes.node_name if settings.kubernetes.kubeconfig else ""
+    board = Board(core.ledger, clock, core.state / places.ROUTES, node=node)
     board.on_activation = core.receipts.activate
-    rounds = Rounds(driver, slots=settings.engine.slots)
-    controller = Controller(core.ledger, rounds, around, board, clock)
-    passes = Passes(controller.reconcile, wake)
+    here = Here(core, settings, board, MachineWatch(machine), Activity(clock), Wake())
+    async with _running(here) as running:
+        await _serve(here, running, ending)
+
+
+async def _serve(here: Here, running: Running, ending: Ending) -> None:
+    core, settings, board, watch, wake = here.core, here.settings, here.board, here.watch, here.wake
+    clock, state = SystemClock(), core.state
+    passes = Passes(running.reconcile, wake)
     reporter = Reporter(core.ledger, board, watch, clock, core.care.health.wanted)
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, wake)
     uplink.on_time = core.answers.take_time
-    make_folder(state / places.SPOOL)
-    usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve)
+    usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
+    marks = MarkFolder(state / places.DEMAND, here.activity, clock)
+    demand = DemandLoop(marks, wake.set)
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
 
     async def changed() -> None:
         await uplink.catalogue_changed()
+        running.changed()
         await passes.now()
 
     caretaker = Caretaker(core.care, core.retaining, board, changed)
@@ -223,6 +270,7 @@ async def _run_loops(
             "time": core.ledger.read(lambda db: freshness(db, clock)),
             "link": uplink.status(),
             "engines": [asdict(e) for s in board.world.statuses for e in s.engines],
+            **running.status(),
             **reporter.body(),
         }
 
@@ -241,11 +289,13 @@ async def _run_loops(
             asgi.serve(local_api(services), socket),
             drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
             drive(usage.look, Wake(), clock, name="usage", resync_s=30),
+            drive(demand.look, Wake(), clock, name="demand", resync_s=30),
             drive(watch.look, Wake(), clock, name="machine", resync_s=300),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
+            *running.loops,
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)

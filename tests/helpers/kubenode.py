@@ -54,7 +54,7 @@ class KubeNode:
         with self._lock, self.log.open("ab") as log:
             self.starts += 1
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "appliance.cli.main", "node", "run",
+                [sys.executable, "-m", "appliance", "node", "run",
                  "--state-dir", str(self.state)],
                 env=self._env, stdout=log, stderr=log,
             )  # fmt: skip

@@ -1,9 +1,8 @@
 """A node's controller over a fake driver, so that nothing has to run."""
 
-import datetime
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.cache import catalog
 from appliance.core.ids import Digest
@@ -22,6 +21,9 @@ from appliance.trust.listed import Listed
 from tests.fakes.driver import FakeDriver
 from tests.helpers.models import deployment, listing, machine
 from tests.helpers.waiting import StillClock
+
+if TYPE_CHECKING:
+    import datetime
 
 
 class ControlledNode:
