@@ -19,9 +19,7 @@ from pathlib import Path
 
 from appliance.errors import NotFoundError
 from appliance.kube.client import Json, KubeApi
-from appliance.kube.crd import definitions
 from appliance.kube.resources import (
-    DEFINITIONS,
     DEPLOYMENTS,
     MODEL_DEPLOYMENTS,
     MODELS,
@@ -29,6 +27,7 @@ from appliance.kube.resources import (
     SITES,
 )
 from benchmarks.measure import Row, limit, row
+from tests.helpers.definitions import install
 from tests.helpers.kubenode import KubeNode, prepared
 from tests.helpers.kubeproxy import KubeProxy
 from tests.helpers.organisation import Organisation
@@ -103,19 +102,9 @@ def _rows(api: KubeApi, proxy: KubeProxy, node: KubeNode) -> list[Row]:
 
 
 def _install(api: KubeApi) -> None:
-    for found in definitions():
-        api.apply(DEFINITIONS.path(name=found["metadata"]["name"]), found, force=True)
+    install(api)
     with suppress(Exception):
         api.create(NAMESPACES.path(), {"metadata": {"name": _NAMESPACE}})
-    _wait(lambda: _lists(api), 30)
-
-
-def _lists(api: KubeApi) -> bool:
-    try:
-        api.list(MODEL_DEPLOYMENTS.path())
-    except NotFoundError:
-        return False
-    return True
 
 
 def _machines(api: KubeApi) -> None:

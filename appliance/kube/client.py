@@ -33,6 +33,8 @@ Json = dict[str, Any]
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _MOST_LINE = 8 << 20
+_NO_SUCH_FIELDS = "failed to create typed patch object"
+"""How servers before 1.21 refuse an apply that does not fit the schema: with a 500."""
 
 
 class KubeApi:
@@ -353,7 +355,7 @@ def _refusal(doing: str, status: int, body: bytes) -> Exception:
     if status == 409:
         kind = ExistsError if said.get("reason") == "AlreadyExists" else ConflictError
         return kind(text, fields=[str(c.get("field")) for c in details.get("causes") or ()])
-    if status in (400, 405, 413, 415, 422):
+    if status in (400, 405, 413, 415, 422) or _NO_SUCH_FIELDS in text:
         return BadDocumentError(text)
     return PeerUnreachableError(f"{doing}: the API server answered {status}: {text}")
 

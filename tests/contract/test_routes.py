@@ -88,7 +88,7 @@ class ClusterWorld:
         self._old = old
         self._file = FileWorld(path)
         versions = [{"version": "v1beta1"}] if old else [{"version": "v1"}, {"version": "v1beta1"}]
-        self.api.pages["/apis/discovery.k8s.io"] = {"versions": versions}
+        self.api.answers["/apis/discovery.k8s.io"] = {"versions": versions}
 
     def say(self, *models: str) -> None:
         self._file.say(*models)

@@ -122,7 +122,7 @@ class FakeKubeApi(KubeApi):
             self._owners[where.key] = owners
             return self._store(where, before, after)
 
-    def create(self, path: str, body: Json) -> Json:
+    def create(self, path: str, body: Json, *, manager: str = "") -> Json:  # noqa: ARG002
         with self._begin("POST", path):
             metadata = body["metadata"]
             where = Where(f"{path}/{metadata['name']}")

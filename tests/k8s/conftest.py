@@ -17,6 +17,7 @@ import pytest
 from appliance.kube.client import KubeApi
 from appliance.kube.resources import NAMESPACES
 from tests.conftest import ROOT
+from tests.helpers.definitions import install
 
 _SCRIPT = Path(os.environ.get("CLUSTER", ROOT.parent / "shared" / "k8s" / "cluster"))
 
@@ -82,6 +83,12 @@ def api(kubeconfig: Path) -> Iterator[KubeApi]:
     found = KubeApi.connect(kubeconfig, manager="edge-appliance")
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def definitions(api: KubeApi) -> bool:
+    """Our kinds are there; return whether the server checks their rules itself."""
+    return install(api)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from appliance.kube.resources import (
     SITES,
     Resource,
 )
+from tests.helpers.definitions import install
 from tests.helpers.kubenode import KubeNode, own_namespace, prepared
 from tests.helpers.kubeproxy import Change, KubeProxy, When
 from tests.helpers.organisation import Organisation
@@ -152,7 +153,7 @@ class Run:
 
 def plain(item: Json) -> Json:
     """Return an object without what a server sets and another run cannot repeat."""
-    found = _without(copy.deepcopy(item))
+    found: Json = _without(copy.deepcopy(item))
     if item.get("apiVersion", "").startswith(("apps/", "policy/")):
         found.pop("status", None)
     found["metadata"].get("annotations", {}).pop("deployment.kubernetes.io/revision", None)
@@ -169,6 +170,7 @@ def _without(value: Any) -> Any:
 
 @pytest.fixture
 def proxy(api: KubeApi) -> Iterator[KubeProxy]:
+    install(api)
     with KubeProxy(api) as found:
         yield found
 
