@@ -32,7 +32,9 @@ def write(path: Path, *, name: str, root: Path | None, site: Path) -> int:
     """
     components = [*(_debian(p) for p in debian_packages(root) if root), *_python(site)]
     bom = Bom(components=components)
-    bom.metadata.component = Component(type=ComponentType.CONTAINER, name=name, bom_ref=name)
+    image = Component(type=ComponentType.CONTAINER, name=name, bom_ref=name)
+    bom.metadata.component = image
+    bom.register_dependency(image, components)
     # Neither the hour nor chance: the same content gives the same file.
     bom.serial_number = uuid5(NAMESPACE_URL, "\n".join(sorted(str(c.purl) for c in components)))
     outputter = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6)
