@@ -304,7 +304,8 @@ def read_model(found: Json) -> ModelView:
     name = str(metadata["name"])
     variants = (_variant(name, entry) for entry in spec.get("variants") or ())
     nodes = (_read_entry(entry) for entry in (found.get("status") or {}).get("nodes") or ())
-    about = {k: _frozen(spec[k]) for k in _ABOUT if spec.get(k)}
+    plain = {k: spec[k] for k in _ABOUT if spec.get(k)}
+    about = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     return ModelView(
         name,
         str(metadata.get("uid", "")),
@@ -390,16 +391,10 @@ def holdings(models: Iterable[ModelView], sites: Iterable[SiteView]) -> list[Nod
             variants.setdefault(entry.name, []).extend(known)
             denied.setdefault(entry.name, {}).update(dict(entry.denied))
     return [
-        _joined(nodes.get(name) or NodeHolding(name), variants[name], denied[name])
+        replace(
+            nodes.get(name) or NodeHolding(name),
+            variants=tuple(variants[name]),
+            denied=denied[name],
+        )
         for name in sorted(variants)
     ]
-
-
-def _joined(
-    node: NodeHolding, variants: list[Variant], denied: Mapping[Digest, Denial]
-) -> NodeHolding:
-    return replace(node, variants=tuple(variants), denied=denied)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
