@@ -19,8 +19,8 @@ def takes_work(node: Json) -> bool:
 def places(holdings: Iterable[NodeHolding], nodes: Mapping[str, bool]) -> tuple[Place, ...]:
     """Return the places of a cluster.
 
-    A node that is not in the cluster, or not Ready, keeps what it runs and gets no more; so does
-    one whose disk is about to be cleared by the kubelet.
+    A node that is not in the cluster, or not Ready, keeps what it runs and gets no more. That
+    models may one day fill its disk is a warning to people, and keeps nothing from running.
 
     Args:
         holdings: What each node said of itself.
@@ -38,5 +38,5 @@ def _place(held: NodeHolding, *, takes: bool) -> Place:
         held.machine.memory_bytes,
         gpus,
         held.denied,
-        schedulable=takes and not held.disk_pressure,
+        schedulable=takes,
     )

@@ -25,7 +25,7 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.files import locked, make_folder
 from appliance.kit.loop import Again, Wake, drive
 from appliance.kit.reserve import Reserve
-from appliance.ledger import chain
+from appliance.ledger import chain, mirror
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
 from appliance.node import site
@@ -197,7 +197,21 @@ class Here:
     board: Board
     watch: MachineWatch
     activity: Activity
+    preflight: DiskPreflight
     wake: Wake
+
+
+class _Words(Wake):
+    """Wakes whoever has to hear of a new word of the fleet."""
+
+    def __init__(self, running: Running, wake: Wake) -> None:
+        super().__init__()
+        self._running = running
+        self._others = wake
+
+    def set(self) -> None:
+        self._others.set()
+        self._running.changed()
 
 
 @asynccontextmanager
@@ -208,11 +222,16 @@ async def _running(here: Here) -> AsyncIterator[Running]:
 
         cluster = Cluster(here)
 
-        def said() -> dict[str, Any]:
-            return {"cluster": cluster.status()}
+        core.ledger.record(mirror.enter).result()
+        disk = drive(here.preflight.look, Wake(), SystemClock(), name="disk", resync_s=600)
 
-        yield Running(cluster.reconcile, (cluster.run(),), said, cluster.changed)
+        def said() -> dict[str, Any]:
+            return {"cluster": cluster.status(), "disk_pressure": here.preflight.to_wire()}
+
+        yield Running(cluster.reconcile, (cluster.run(), disk), said, cluster.changed)
         return
+    if core.ledger.read(mirror.datastore) is not None:
+        core.ledger.record(mirror.leave).result()
     async with _driver(core, settings.engine, here.wake) as driver:
         around = Surroundings(here.watch, core.listed, here.activity.last_demand, core.gpus.stops)
         rounds = Rounds(driver, slots=settings.engine.slots)
@@ -247,9 +266,14 @@ async def _run_loops(core: NodeCore, settings: Settings, ending: Ending) -> None
     node = settings.kubernetes.node_name if settings.kubernetes.kubeconfig else ""
     board = Board(core.ledger, clock, core.state / places.ROUTES, node=node)
     board.on_activation = core.receipts.activate
-    here = Here(core, settings, board, MachineWatch(machine), Activity(clock), Wake())
+    preflight = DiskPreflight(core.state, core.ledger, clock, partial(_stored, core.store))
+    here = Here(core, settings, board, MachineWatch(machine), Activity(clock), preflight, Wake())
     async with _running(here) as running:
         await _serve(here, running, ending)
+
+
+def _stored(store: ModelStore) -> int:
+    return sum(store.sizes().values())
 
 
 async def _serve(here: Here, running: Running, ending: Ending) -> None:
@@ -259,17 +283,11 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     core.gpus.on_change = lambda *_: loop.call_soon_threadsafe(wake.set)
     passes = Passes(running.reconcile, wake)
     reporter = Reporter(core.ledger, board, watch, clock, core.care.health.wanted)
-    uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, wake)
+    uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, _Words(running, wake))
     uplink.on_time = core.answers.take_time
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
     demand = DemandLoop(marks, wake.set)
-    preflight = DiskPreflight(state, core.ledger, clock, lambda: sum(core.store.sizes().values()))
-    cluster_loops = (
-        [drive(preflight.look, Wake(), clock, name="disk", resync_s=600)]
-        if settings.kubernetes.kubeconfig
-        else []
-    )
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
 
@@ -292,7 +310,6 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             "time": core.ledger.read(lambda db: freshness(db, clock)),
             "link": uplink.status(),
             "engines": [asdict(e) for s in board.world.statuses for e in s.engines],
-            "disk_pressure": preflight.to_wire() if settings.kubernetes.kubeconfig else None,
             **running.status(),
             **reporter.body(),
         }
@@ -318,7 +335,6 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
-            *cluster_loops,
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
         )
