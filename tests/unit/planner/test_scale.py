@@ -23,7 +23,10 @@ def test_without_bounds_it_is_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize(("replicas", "found"), [(0, 1), (1, 1), (2, 2), (9, 3)])
 def test_bounds_hold(replicas: int, found: int) -> None:
-    assert asked(None, replicas=replicas, scaling={"min": 1, "max": 3}) == Scale(found)
+    """Autoscalers write ``replicas`` without asking whether a document may say so."""
+    document = deployment(scaling={"min": 1, "max": 3})
+    spec = document.spec.model_copy(update={"replicas": replicas})
+    assert scale(document.model_copy(update={"spec": spec}), None, NOW) == Scale(found)
 
 
 def test_what_may_sleep_sleeps_until_a_request_and_again_after_it() -> None:
