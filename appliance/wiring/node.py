@@ -287,6 +287,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     uplink.on_time = core.answers.take_time
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
+    marks.read()  # before the first pass: that a controller starts anew puts no model to sleep
     demand = DemandLoop(marks, wake.set)
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
