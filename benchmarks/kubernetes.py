@@ -30,6 +30,7 @@ from benchmarks.measure import Row, limit, row
 from tests.helpers.definitions import install
 from tests.helpers.kubenode import KubeNode, prepared
 from tests.helpers.kubeproxy import KubeProxy
+from tests.helpers.madeup import have_priorities, made_up_nodes
 from tests.helpers.organisation import Organisation
 from tests.k8s.conftest import Cluster, start_cluster
 
@@ -67,7 +68,8 @@ def _measure(cluster: Cluster, scratch: Path) -> list[Row]:
     _install(api)
     organisation = Organisation.create(scratch / "organisation")
     box = prepared(scratch / "box", organisation, organisation.bundle())
-    with KubeProxy(api) as proxy:
+    names = ("box-1", *(f"big-{number}" for number in range(_MACHINES)))
+    with made_up_nodes(api, *names), KubeProxy(api) as proxy:
         kubeconfig = proxy.kubeconfig(scratch / "kubeconfig")
         node = KubeNode(box, scratch / "state", kubeconfig, _NAMESPACE, name="box-1")
         try:
@@ -103,6 +105,7 @@ def _rows(api: KubeApi, proxy: KubeProxy, node: KubeNode) -> list[Row]:
 
 def _install(api: KubeApi) -> None:
     install(api)
+    have_priorities(api)
     with suppress(Exception):
         api.create(NAMESPACES.path(), {"metadata": {"name": _NAMESPACE}})
 

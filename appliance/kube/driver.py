@@ -152,6 +152,10 @@ class KubernetesDriver:
         await asyncio.gather(*(informer.close() for informer in self._informers))
         self._informers.clear()
 
+    def look_again(self) -> None:
+        """Have the next pass soon: ``may_write`` answers otherwise than before."""
+        self._wake.set()
+
     # --- what is seen ----------------------------------------------------------------------------
 
     def _is_ending(self, name: str) -> bool:

@@ -170,7 +170,9 @@ class Recorder:
             await self._wake.wait()
 
     def _send(self, note: Note) -> None:
-        if self._has_current():
+        # Of what has no namespace: servers before 1.21 want such an Event of the new kind in
+        # kube-system, where nobody looks for it.
+        if self._has_current() and note.about.get("namespace"):
             self._api.create(EVENTS.path(note.namespace), note.current(self._instance))
         else:
             self._api.create(CORE_EVENTS.path(note.namespace), note.old(self._instance))

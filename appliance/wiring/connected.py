@@ -109,7 +109,7 @@ class Connected:
         boot = _BOOT.read_text().strip() if _BOOT.exists() else "unknown"
         candidate = Candidate.of(self._node.core.identity.node, boot, secrets.token_hex(4))
         where = (self._settings.system_namespace, _LEASE)
-        return LeaseHolder(self.api, where, candidate, changed=self._node.wake.set)
+        return LeaseHolder(self.api, where, candidate, changed=self._lease_moved)
 
     def _context(self, pace: Pace) -> KubernetesContext:
         return KubernetesContext(
@@ -234,6 +234,11 @@ class Connected:
     def _moved(self, _: str) -> None:
         self._places = None
         self._publish.set()
+        self._node.wake.set()
+
+    def _lease_moved(self) -> None:
+        self.driver.look_again()
+        self._write.set()
         self._node.wake.set()
 
     def _heard(self, _: str) -> None:

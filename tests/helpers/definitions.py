@@ -182,7 +182,7 @@ def _apply(api: KubeApi, manifest: Json) -> bool:
 def _wait_until_served(api: KubeApi, path: str) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        conditions = api.get(path).get("status", {}).get("conditions", ())
+        conditions = api.get(path).get("status", {}).get("conditions") or ()
         if any(c["type"] == "Established" and c["status"] == "True" for c in conditions):
             return
         time.sleep(0.1)

@@ -15,6 +15,7 @@ from appliance.kube.errors import ConflictError, ExistsError
 from appliance.kube.resources import (
     CLAIM_TEMPLATES,
     CONFIG_MAPS,
+    CORE_EVENTS,
     DEFINITIONS,
     DEPLOYMENTS,
     ENDPOINT_SLICES,
@@ -123,7 +124,7 @@ def controller(budgets: Resource) -> list[Operation]:
         *_all(MODEL_DEPLOYMENTS, "list watch"),
         *_all(MODEL_DEPLOYMENTS, "patch", "default", sub="status", everywhere=True),
         *_all(EVENTS, "create", ENGINES),
-        *_all(EVENTS, "create", "default"),
+        *_all(CORE_EVENTS, "create", "default"),
         *_all(LEASES, "get list watch create patch update", SYSTEM),
         *_all(CONFIG_MAPS, "get patch create", SYSTEM, name="edge-verified"),
         *_all(MODELS, "get list watch create patch delete"),
