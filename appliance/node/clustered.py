@@ -42,7 +42,9 @@ def in_force(
             continue
         stands = document_of(row)
         if isinstance(stands, ModelDeployment):
-            found[name] = DesiredDeployment(stands, row.owner, drift(row, theirs.get(name)))
+            found[name] = DesiredDeployment(
+                stands, row.owner, "" if generation is None else drift(row, theirs.get(name))
+            )
         else:  # its own status says what is wrong with it
             found.pop(name, None)
     removed = tuple(sorted(n for n in theirs if n in mine and mine[n] is None))

@@ -21,7 +21,8 @@ def merge(
     Args:
         fleet: The documents of the newest fleet generation.
         local: Local words by name; None takes the fleet's object away.
-        generation: The fleet's generation, or None when it never said anything.
+        generation: The fleet's generation, or None when it never said anything: nothing departs
+            from it then.
     """
     theirs = {document.name: document for document in fleet}
     found: list[DesiredDeployment] = []
@@ -29,7 +30,8 @@ def merge(
         if name not in local:
             found.append(DesiredDeployment(theirs[name], Origin.FLEET))
         elif (mine := local[name]) is not None:
-            found.append(DesiredDeployment(mine, Origin.LOCAL, drift(theirs.get(name), mine)))
+            departs = "" if generation is None else drift(theirs.get(name), mine)
+            found.append(DesiredDeployment(mine, Origin.LOCAL, departs))
     removed = tuple(sorted(n for n in theirs if n in local and local[n] is None))
     return DesiredState(tuple(found), removed, generation)
 

@@ -40,7 +40,7 @@ _OF_THE_SERVER = (
 _SETTLED_S = 60
 
 _KILLS = 4
-"""How often one run of the scenario is struck; each change is struck in one run, before and after."""
+"""How often one run of the scenario is struck: each change is, in some run, before and after."""
 
 MACHINE = "no-such-machine"
 """A Node that is there and Ready as far as the API server knows, and runs nothing."""
@@ -105,7 +105,7 @@ class Run:
 
     def delete(self) -> Callable[[], bool]:
         self.api.delete(self.path)
-        return lambda: not self.objects_of(DEPLOYMENTS) and not self.objects_of(SERVICES)
+        return lambda: not self.engines() and not self.small()
 
     def has_settled(self) -> bool:
         """Whether the status speaks of what is asked, the small objects are there, all is still."""
@@ -113,9 +113,12 @@ class Run:
         status = found.get("status", {})
         if status.get("observedGeneration") != found["metadata"]["generation"]:
             return False
+        conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
+        if conditions.get("Progressing") != "False":
+            return False
         if status.get("replicas") != found["spec"]["replicas"]:
             return False
-        return bool(self.objects_of(SERVICES)) and self.is_still()
+        return len(self.small()) == 2 and self.is_still()
 
     def is_still(self) -> bool:
         """Whether nothing is changed any more for a while."""
@@ -125,6 +128,11 @@ class Run:
         except AssertionError:
             return True
         return False
+
+    def small(self) -> list[str]:
+        """Return the Service and the budget, or what there is of them."""
+        budgets = self.objects_of(BUDGETS) or self.objects_of(OLD_BUDGETS)
+        return [*self.objects_of(SERVICES), *budgets]
 
     def engines(self) -> list[str]:
         return sorted(self.objects_of(DEPLOYMENTS))
@@ -213,8 +221,8 @@ def test_whenever_it_is_killed_the_objects_end_equal(
 
 
 def _difference(before: Objects, after: Objects, struck: str) -> str:
-    texts = [json.dumps(o, indent=1, sort_keys=True).splitlines() for o in (before, after)]
-    return "\n".join(difflib.unified_diff(*texts, "not killed", f"killed {struck}", lineterm=""))
+    calm, killed = (json.dumps(o, indent=1, sort_keys=True).splitlines() for o in (before, after))
+    return "\n".join(difflib.unified_diff(calm, killed, "calm", f"killed {struck}", lineterm=""))
 
 
 def _strike(proxy: KubeProxy, run: Run, at: set[int], when: When) -> list[int]:

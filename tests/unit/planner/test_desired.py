@@ -27,8 +27,13 @@ def test_a_local_word_that_says_the_same_is_no_drift() -> None:
 
 
 def test_what_only_stands_here_is_drift() -> None:
-    (only,) = merge([], {"a": deployment("a")}, None).deployments
+    (only,) = merge([], {"a": deployment("a")}, 1).deployments
     assert only.drift == "only here; the fleet does not ask for it"
+
+
+def test_nothing_departs_from_a_fleet_that_never_said_anything() -> None:
+    (only,) = merge([], {"a": deployment("a")}, None).deployments
+    assert only.drift == ""
 
 
 def test_what_was_taken_away_here_is_listed_only_while_the_fleet_asks_for_it() -> None:
