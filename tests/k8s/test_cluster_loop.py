@@ -164,6 +164,16 @@ def test_what_is_not_in_force_says_why_and_what_runs_goes_on(loop: Loop) -> None
         loop.api.delete(elsewhere)
 
 
+def test_logs_are_read_from_the_cluster(loop: Loop) -> None:
+    node = loop.controller()
+    loop.apply()
+    until(lambda: loop.engines().keys() == {"notes-0"}, loop)
+    until(lambda: "notes-0" in node.said("logs", "notes"), loop)
+    found = json.loads(node.said("logs", "notes", "--json"))
+    assert found["notes-0"][0].startswith("(no log: "), "its image cannot be had"
+    assert "no deployment 'other'" in node.said("logs", "other")
+
+
 def test_two_controllers_do_not_fight_and_the_second_takes_over(loop: Loop) -> None:
     first = loop.controller()
     loop.apply()
