@@ -125,6 +125,13 @@ def test_apply_scale_edit_and_delete_with_kubectl(loop: Loop) -> None:
     loop.kubectl("scale", "--replicas=1", "modeldeployment/notes")
     until(lambda: loop.engines().keys() == {"notes-0"}, loop)
 
+    loop.apply(scaling={"min": 1, "max": 2})
+    loop.kubectl("scale", "--replicas=5", "modeldeployment/notes")
+    until(lambda: loop.engines().keys() == {"notes-0", "notes-1"}, loop)
+    until(lambda: "5 asked, 2 allowed by scaling.max" in json.dumps(loop.found()["status"]), loop)
+    loop.kubectl("scale", "--replicas=1", "modeldeployment/notes")
+    until(lambda: loop.engines().keys() == {"notes-0"}, loop)
+
     before = loop.engines()["notes-0"]
     loop.apply(context=512)
     until(lambda: loop.engines().get("notes-0", before) != before, loop)
