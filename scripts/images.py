@@ -52,6 +52,7 @@ IMAGES = {
             "appliance/__init__.py",
             "appliance/runtime/__init__.py",
             "appliance/runtime/workers/__init__.py",
+            "appliance/runtime/workers/drain.py",
             "appliance/runtime/workers/llama_cpp.py",
         ),
     ),

@@ -197,20 +197,6 @@ EngineName = Literal[
 
 
 class ModelDeploymentSpec(Part):
-    RULES = (
-        Rule(
-            cel=(
-                "!has(self.scaling)"
-                " || (self.scaling.min <= self.replicas && self.replicas <= self.scaling.max)"
-            ),
-            holds=lambda s: s.scaling is None or s.scaling.min <= s.replicas <= s.scaling.max,
-            message=(
-                "replicas (1 when it is not given) is outside of scaling; "
-                "allowed: from scaling.min to scaling.max"
-            ),
-            field=".replicas",
-        ),
-    )
     model: Annotated[
         str,
         Field(
@@ -240,7 +226,10 @@ class ModelDeploymentSpec(Part):
         Field(
             ge=0,
             le=MOST_REPLICAS,
-            description="How many engines serve it side by side; kubectl scale sets it.",
+            description=(
+                "How many engines serve it side by side; kubectl scale and autoscalers set it. "
+                "Where scaling is given, its min and max hold."
+            ),
         ),
     ] = 1
     resources: Annotated[

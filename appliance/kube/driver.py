@@ -176,6 +176,7 @@ class KubernetesDriver:
             restarts=history.before,
             served=history.served,
             log_tail=history.tail,
+            unpulled=history.unpulled,
         )
         return observed(known, None if held is None else held.replica, deployment, pod)
 
@@ -347,7 +348,11 @@ class KubernetesDriver:
             if pod is None:
                 continue
             history = self._history.setdefault(name, History())
-            if history.note(pod):
+            unpulled = history.unpulled
+            has_ended = history.note(pod)
+            if history.unpulled != unpulled:
+                self._changed()
+            if has_ended:
                 api = self._context.api
                 history.tail = await asyncio.to_thread(effects.last_words, api, namespace, pod)
                 self._changed()

@@ -28,6 +28,7 @@ from appliance.kube.resources import (
 )
 from appliance.kube.server import Abilities
 from appliance.runtime.profile import EngineProfile, PodProbe
+from appliance.runtime.workers.drain import DRAIN_S
 
 Json = dict[str, Any]
 
@@ -241,6 +242,7 @@ class Rendering:
             "image": self.settings.image or network.image(accelerator),
             "imagePullPolicy": "IfNotPresent",
             "args": profile.network_arguments(replica, weights, ANY_ADDRESS, self.settings.threads),
+            "env": [{"name": DRAIN_S, "value": f"{self.settings.drain_s:g}"}],
             "ports": [{"name": "http", "containerPort": network.port, "protocol": "TCP"}],
             "resources": self._resources(replica),
             "securityContext": {
@@ -251,13 +253,21 @@ class Rendering:
             "startupProbe": _probe(network.startup),
             "readinessProbe": _probe(network.readiness),
             "livenessProbe": _probe(network.liveness),
-            "lifecycle": {"preStop": self._before_the_end()},
+            "lifecycle": {"preStop": self._before_the_end(profile)},
             "volumeMounts": mounts,
         }
 
-    def _before_the_end(self) -> Json:
-        """Return what keeps an engine answering while word goes round that it is no endpoint."""
-        seconds = max(1, round(self.settings.settle_s))
+    def _before_the_end(self, profile: EngineProfile) -> Json:
+        """Return what keeps an engine answering while word goes round that it is no endpoint.
+
+        Our images then drain by themselves. Others' end at SIGTERM: there, a shell waits for what
+        runs; where the image lacks a shell or curl it is over at once, and so is the pod.
+        """
+        settings = self.settings
+        seconds = max(1, round(settings.settle_s))
+        if settings.image and not profile.in_network().is_ours(settings.image):
+            script = _others_drain(profile, seconds, round(settings.drain_s))
+            return {"exec": {"command": ["sh", "-c", script]}}
         if self.abilities.release >= _SLEEP_ACTION_SINCE:
             return {"sleep": {"seconds": seconds}}
         return {"exec": {"command": ["sleep", str(seconds)]}}
@@ -348,6 +358,18 @@ def _probe(probe: PodProbe) -> Json:
         "failureThreshold": probe.failures,
         "successThreshold": 1,
     }
+
+
+def _others_drain(profile: EngineProfile, settle_s: int, drain_s: int) -> str:
+    """Return a script that ends when an engine that we did not build has nothing to answer."""
+    if profile.busy is None or drain_s < 1:
+        return f"sleep {settle_s}"
+    url = f"http://127.0.0.1:{profile.in_network().port}{profile.busy.path}"
+    names = "|".join(profile.busy.names)
+    return (
+        f"sleep {settle_s}; i=0; while [ $i -lt {drain_s} ] && "
+        f"curl -sm 5 {url} | grep -Eq '^({names}) [1-9]'; do i=$((i+1)); sleep 1; done"
+    )
 
 
 def _cpu(millis: int) -> str:

@@ -11,6 +11,8 @@ from appliance.kube.seen import HOPELESS, PodSeen, Seen
 from appliance.runtime.profile import profiles
 
 _LAUNCHER = "kubernetes"
+_UNPULLED = frozenset({"ErrImagePull", "ImagePullBackOff"})
+"""What a kubelet says by turns of an image that it cannot have; only the first one says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class Known:
 
     ``deployment`` and ``revision`` are those of what is left of a replica that was stopped.
     ``error`` is why its objects cannot be made as they should be. ``restarts`` and ``served`` are
-    restarts of earlier pods, and how many there were when it last was ready.
+    restarts of earlier pods, and how many there were when it last was ready. ``unpulled`` is why
+    its image could not be had.
     """
 
     id: str
@@ -29,6 +32,7 @@ class Known:
     restarts: int = 0
     served: int = 0
     log_tail: tuple[str, ...] = ()
+    unpulled: str = ""
 
 
 def observed(
@@ -63,7 +67,7 @@ def observed(
         return replace(
             base, phase=Phase.READY, message=message, endpoint=f"http://{address}:{port}"
         )
-    if why := known.error or _why_not(known.id, deployment, pod):
+    if why := known.error or _why_not(known, deployment, pod):
         return replace(
             base,
             phase=Phase.BACKOFF,
@@ -82,8 +86,9 @@ def current(pods: Sequence[PodSeen]) -> PodSeen | None:
     return max(pods, key=lambda p: (not p.is_deleting, not p.is_over, p.created, p.name))
 
 
-def _why_not(name: str, deployment: Seen | None, pod: PodSeen | None) -> str:
+def _why_not(known: Known, deployment: Seen | None, pod: PodSeen | None) -> str:
     """Return why a replica does not come up; empty when it may yet."""
+    name = known.id
     if pod is None or pod.is_deleting:
         trouble = "" if deployment is None else deployment.trouble
         return f"{name} gets no pod: {trouble}" if trouble else ""
@@ -93,6 +98,8 @@ def _why_not(name: str, deployment: Seen | None, pod: PodSeen | None) -> str:
         why = f"finds no machine: {pod.unplaced}"
     elif pod.waiting == "CrashLoopBackOff":
         why = f"{pod.ended or 'ended'}, and again after each start"
+    elif pod.waiting in _UNPULLED:
+        why = f"cannot start: its image {pod.image} cannot be had: {known.unpulled or pod.why}"
     elif pod.waiting in HOPELESS:
         why = f"cannot start: {pod.waiting}: {pod.why}"
     else:
@@ -116,12 +123,15 @@ class History:
     served: int = 0
     told_of: tuple[str, int] = ("", 0)
     tail: tuple[str, ...] = ()
+    unpulled: str = ""
 
     def note(self, pod: PodSeen) -> bool:
         """Count on; return whether an engine has ended whose last words are not known yet."""
         if self.pod and self.pod != pod.uid:
             self.before += self.now + 1
         self.pod, self.now = pod.uid, pod.restarts
+        if pod.waiting == "ErrImagePull":
+            self.unpulled = pod.why
         if pod.is_ready:
             self.served = self.before + pod.restarts
         end = (pod.uid, pod.restarts)

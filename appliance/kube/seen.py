@@ -78,6 +78,7 @@ class PodSeen:
 
     ``waiting`` is why its container does not run, and ``why`` in more words; ``ended`` is how it
     ended the last time. ``unplaced`` is what the scheduler says while there is no room for it.
+    ``has_ended`` is whether all its containers have, be it before a restart.
     """
 
     name: str
@@ -98,6 +99,12 @@ class PodSeen:
     why: str = ""
     ended: str = ""
     unplaced: str = ""
+    has_ended: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it runs or will; its machine may keep the object for 10 s more."""
+        return self.is_deleting and self.has_ended
 
     @property
     def is_well(self) -> bool:
@@ -144,7 +151,8 @@ def pod_seen(found: Json) -> PodSeen | None:
     if REPLICA not in labels:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
-    container: Json = next(iter(status.get("containerStatuses") or ()), {})
+    containers: list[Json] = status.get("containerStatuses") or []
+    container = containers[0] if containers else {}
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
     over = status.get("phase") in ("Failed", "Succeeded")
@@ -167,6 +175,8 @@ def pod_seen(found: Json) -> PodSeen | None:
         why=str(status.get("message") if over else waiting.get("message", "")),
         ended=_ended(state) or _ended(container.get("lastState") or {}),
         unplaced=_unplaced(conditions.get("PodScheduled")),
+        has_ended=bool(containers)
+        and all("terminated" in (c.get("state") or {}) for c in containers),
     )
 
 

@@ -60,6 +60,16 @@ def status_of(found: DeploymentStatus, about: About, before: Json) -> Json | Non
     return None if _essence(now) == _essence(before) else now
 
 
+def is_detail(before: Json, now: Json) -> bool:
+    """Whether two statuses differ in nothing but messages and tokens per second."""
+    return bool(before) and _essence(_bare(before)) == _essence(_bare(now))
+
+
+def _bare(status: Json) -> Json:
+    conditions = [{**c, "message": ""} for c in status.get("conditions") or ()]
+    return {**status, "conditions": conditions, "tokensPerSecond": None}
+
+
 def refusal_of(finding: Condition, about: About, before: Json) -> Json | None:
     """Return the status of an object that is not in force; None when that is what it says.
 

@@ -82,14 +82,14 @@ class View:
                 yield found
 
     def pods(self, replica: str) -> list[PodSeen]:
-        """Return a replica's pods."""
+        """Return a replica's pods, without those of which nothing runs any more."""
         return self.pods_by_replica().get(replica, [])
 
     def pods_by_replica(self) -> Mapping[str, list[PodSeen]]:
-        """Return all pods, by their replica."""
+        """Return the same for all replicas."""
         if self._by_replica is None:
             self._by_replica = {}
-            for pod in self._pods.items().values():
+            for pod in (p for p in self._pods.items().values() if not p.is_gone):
                 self._by_replica.setdefault(pod.replica, []).append(pod)
         return self._by_replica
 

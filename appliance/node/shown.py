@@ -13,7 +13,7 @@ from appliance.kit.clock import Clock
 from appliance.kit.loop import Again
 from appliance.kube.deployments import SeenDeployment
 from appliance.kube.resources import MODEL_DEPLOYMENTS
-from appliance.kube.status import About, Happening, happenings, refusal_of, status_of
+from appliance.kube.status import About, Happening, happenings, is_detail, refusal_of, status_of
 
 if TYPE_CHECKING:
     from appliance.kube.client import Json, KubeApi
@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _RATE_S = 60.0
-_MOST_RATES = 5
-"""How many statuses a minute may be written for nothing but their tokens per second."""
+_KEPT_S = 3600.0
+_MOST_ALONE = 5
+"""How many statuses a minute may be written for nothing but a rate or another wording."""
 
 Note = Callable[[SeenDeployment, Happening], object]
 
@@ -35,6 +36,28 @@ class Telling:
     tokens: Callable[[], Mapping[str, float]] = dict
     cannot: Callable[[ModelDeployment], Sequence[str]] = lambda _: ()
     note: Note = lambda *_: None
+
+
+class Allowance:
+    """What may be written for a detail alone: each name once a minute, and few in all."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def last(self, name: str) -> float:
+        """Return when it was its turn, for those who have waited longest to come first."""
+        return self._last.get(name, -_KEPT_S)
+
+    def take(self, name: str) -> bool:
+        """Return whether it may be, and count it."""
+        now = self._clock.monotonic()
+        self._last = {name: at for name, at in self._last.items() if now - at < _KEPT_S}
+        recent = [known for known, at in self._last.items() if now - at < _RATE_S]
+        if name in recent or len(recent) >= _MOST_ALONE:
+            return False
+        self._last[name] = now
+        return True
 
 
 class StatusWriter:
@@ -54,8 +77,7 @@ class StatusWriter:
         self._wanted: dict[str, DeploymentStatus] = {}
         self._wrote: dict[str, tuple[Json, Json]] = {}
         self._settled: dict[str, tuple[object, ...]] = {}
-        self._rates: dict[str, float] = {}
-        self._spent: list[float] = []
+        self._details = Allowance(clock)
 
     def want(
         self, seen: Mapping[str, SeenDeployment], statuses: Iterable[DeploymentStatus]
@@ -79,7 +101,8 @@ class StatusWriter:
         self._wrote = {uid: found for uid, found in self._wrote.items() if uid in uids}
         self._settled = {uid: found for uid, found in self._settled.items() if uid in uids}
         rates = self._telling.tokens()
-        due = [(s, d) for s in self._seen.values() if (d := self._due(s, rates)) is not None]
+        first = sorted(self._seen.values(), key=lambda s: self._details.last(s.name))
+        due = [(s, d) for s in first if (d := self._due(s, rates)) is not None]
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(seen: SeenDeployment, status: "Json") -> None:
@@ -108,35 +131,18 @@ class StatusWriter:
         asked = (seen, found, cannot)
         if self._settled.get(seen.uid) == asked and seen.name not in rates:
             return None
-        about = About(seen.generation, about.at, cannot)
+        about = About(seen.generation, about.at, cannot, rates.get(seen.name))
         status = status_of(found, about, before)
         if status is None:
             self._settled[seen.uid] = asked
-        rate = rates.get(seen.name)
-        if rate is None or not self._may_tell_rate(seen.name, is_due=status is not None):
-            return status
-        with_rate = status_of(found, _with_rate(about, rate), before)
-        if with_rate is not None:
-            self._told_rate(seen.name, alone=status is None)
-        return with_rate
+        elif is_detail(before, status) and not self._details.take(seen.name):
+            return None
+        return status
 
     def _before(self, seen: SeenDeployment) -> "Json":
         """Return what the object says, also when it was not seen again since we wrote it."""
         held, wrote = self._wrote.get(seen.uid, ({}, {}))
         return wrote if wrote and held == seen.status else seen.status
-
-    def _may_tell_rate(self, name: str, *, is_due: bool) -> bool:
-        now = self._clock.monotonic()
-        if now - self._rates.get(name, -_RATE_S) < _RATE_S:
-            return False
-        self._spent = [at for at in self._spent if now - at < _RATE_S]
-        return is_due or len(self._spent) < _MOST_RATES
-
-    def _told_rate(self, name: str, *, alone: bool) -> None:
-        now = self._clock.monotonic()
-        self._rates[name] = now
-        if alone:
-            self._spent.append(now)
 
     async def _write(self, seen: SeenDeployment, status: "Json") -> None:
         body = {
@@ -154,7 +160,3 @@ class StatusWriter:
         self._wrote[seen.uid] = (seen.status, status)
         for happening in happenings(before, status):
             self._telling.note(seen, happening)
-
-
-def _with_rate(about: About, rate: float) -> About:
-    return About(about.generation, about.at, about.cannot, rate)

@@ -11,6 +11,7 @@ from appliance.core.state import (
     Truth,
 )
 from appliance.planner.place import Decision
+from appliance.planner.scale import limited
 
 _FAILURES_TO_GIVE_UP = 3
 """An engine that served and crashed is worth waiting for; one that never comes up is not."""
@@ -41,6 +42,8 @@ def status(
         *decision.conditions,
         _ready(len(serving), decision, engines, asleep=asleep),
     ]
+    if (limit := limited(document)) is not None:
+        conditions.append(limit)
     if ignored := document.not_yet_honoured(honoured):
         message = f"valid, but not acted on by this release: {', '.join(ignored)}"
         conditions.append(Condition("Honoured", Truth.FALSE, "NotYet", message))

@@ -8,6 +8,7 @@ import datetime
 from dataclasses import dataclass
 
 from appliance.core.documents import ModelDeployment, Scaling
+from appliance.core.state import Condition, Truth
 
 IDLE_AFTER_S = 15 * 60.0
 """How long without a request counts as idle where ``scaling.idleAfter`` does not say."""
@@ -46,6 +47,21 @@ def scale(
     if left <= 0:
         return Scale(0, asleep=True)
     return Scale(max(1, within), changes_in_s=left)
+
+
+def limited(deployment: ModelDeployment) -> Condition | None:
+    """Return what to say where ``replicas`` is outside of ``scaling``; None where it is not.
+
+    That is no mistake: ``kubectl scale`` and autoscalers write ``replicas`` without looking.
+    """
+    asked, bounds = deployment.spec.replicas, deployment.spec.scaling
+    if bounds is None or bounds.min <= asked <= bounds.max:
+        return None
+    if asked > bounds.max:
+        reason, message = "AboveMax", f"{asked} asked, {bounds.max} allowed by scaling.max"
+    else:
+        reason, message = "BelowMin", f"{asked} asked, {bounds.min} kept by scaling.min"
+    return Condition("ScalingLimited", Truth.TRUE, reason, message)
 
 
 def _awake_for(

@@ -104,6 +104,16 @@ class Network:
             else f"the images that there are: {', '.join(self.images)}",
         )
 
+    def is_ours(self, image: str) -> bool:
+        """Whether an image is one of those that this project builds, in whichever registry."""
+        title = _title(image)
+        return any(title == _title(ours) for ours in self.images.values())
+
+
+def _title(image: str) -> str:
+    """Return an image's name without registry, folders, tag and digest."""
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:

@@ -13,6 +13,7 @@ from typing import Any
 from appliance.errors import ApplianceError
 from appliance.kit.clock import SystemClock, rfc3339
 from appliance.kit.loop import Again, Wake, drive
+from appliance.kube import logs
 from appliance.kube.client import KubeApi
 from appliance.wiring.connected import MANAGER, Connected
 from appliance.wiring.node import Here
@@ -63,6 +64,17 @@ class Cluster:
         """Tell the cluster soon of what has changed on this node."""
         if self._connected is not None:
             self._connected.news()
+
+    def log_lines(self, name: str, lines: int) -> dict[str, list[str]]:
+        """Return what a deployment's engines said last. Blocking.
+
+        Raises:
+            PeerUnreachableError: the cluster is away.
+        """
+        if self._connected is None:
+            raise logs.away(self._why_not)
+        namespace = self._node.settings.kubernetes.namespace
+        return logs.of_deployment(self._connected.api, namespace, name, lines)
 
     def status(self) -> dict[str, Any]:
         """Return what people are told of the cluster."""

@@ -65,6 +65,10 @@ from appliance.wiring.software import StoredControllers
 log = logging.getLogger(__name__)
 
 
+LogLines = Callable[[str, int], dict[str, list[str]]]
+"""From a deployment and a number to the last lines that each of its engines said. Blocking."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeCore:
     """What a node has whether it runs or only imports: its state folder, opened by one process."""
@@ -186,6 +190,7 @@ class Running:
     loops: tuple[Coroutine[Any, Any, None], ...] = ()
     status: Callable[[], dict[str, Any]] = dict
     changed: Callable[[], None] = lambda: None
+    log_lines: LogLines | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +233,8 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         def said() -> dict[str, Any]:
             return {"cluster": cluster.status(), "disk_pressure": here.preflight.to_wire()}
 
-        yield Running(cluster.reconcile, (cluster.run(), disk), said, cluster.changed)
+        loops = (cluster.run(), disk)
+        yield Running(cluster.reconcile, loops, said, cluster.changed, cluster.log_lines)
         return
     if core.ledger.read(mirror.datastore) is not None:
         core.ledger.record(mirror.leave).result()
@@ -319,7 +325,9 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         core,
         settings.network,
         status=status,
-        log_lines=lambda name, lines: _log_lines(state, board, name, lines),
+        log_lines=partial(
+            _log_lines, board, running.log_lines or partial(_of_processes, state, board)
+        ),
         changed=changed,
         stop=ending.ask,
     )
@@ -368,9 +376,12 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
     )
 
 
-def _log_lines(state: Path, board: Board, name: str, lines: int) -> dict[str, list[str]]:
-    found = next((s for s in board.world.statuses if s.name == name), None)
-    if found is None:
+def _log_lines(board: Board, read: LogLines, name: str, lines: int) -> dict[str, list[str]]:
+    if not any(s.name == name for s in board.world.statuses):
         raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
-    names = [engine.id for engine in found.engines] or [f"{name}-0"]
-    return {n: logfile.tail(record.paths(state, n).log, lines) for n in names}
+    return read(name, lines)
+
+
+def _of_processes(state: Path, board: Board, name: str, lines: int) -> dict[str, list[str]]:
+    engines = [e.id for s in board.world.statuses if s.name == name for e in s.engines]
+    return {n: logfile.tail(record.paths(state, n).log, lines) for n in engines or [f"{name}-0"]}

@@ -59,6 +59,14 @@ class KubeNode:
                 env=self._env, stdout=log, stderr=log,
             )  # fmt: skip
 
+    def said(self, *command: str) -> str:
+        """Return what a command of its staff prints, be it an error."""
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", *command, "--state-dir", str(self.state)],
+            check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return done.stdout
+
     def kill(self) -> None:
         """End it without a word, and wait until it is gone."""
         with self._lock:

@@ -125,6 +125,13 @@ def test_apply_scale_edit_and_delete_with_kubectl(loop: Loop) -> None:
     loop.kubectl("scale", "--replicas=1", "modeldeployment/notes")
     until(lambda: loop.engines().keys() == {"notes-0"}, loop)
 
+    loop.apply(scaling={"min": 1, "max": 2})
+    loop.kubectl("scale", "--replicas=5", "modeldeployment/notes")
+    until(lambda: loop.engines().keys() == {"notes-0", "notes-1"}, loop)
+    until(lambda: "5 asked, 2 allowed by scaling.max" in json.dumps(loop.found()["status"]), loop)
+    loop.kubectl("scale", "--replicas=1", "modeldeployment/notes")
+    until(lambda: loop.engines().keys() == {"notes-0"}, loop)
+
     before = loop.engines()["notes-0"]
     loop.apply(context=512)
     until(lambda: loop.engines().get("notes-0", before) != before, loop)
@@ -162,6 +169,16 @@ def test_what_is_not_in_force_says_why_and_what_runs_goes_on(loop: Loop) -> None
         until(lambda: "WrongNamespace" in json.dumps(loop.api.get(elsewhere).get("status")), loop)
     finally:
         loop.api.delete(elsewhere)
+
+
+def test_logs_are_read_from_the_cluster(loop: Loop) -> None:
+    node = loop.controller()
+    loop.apply()
+    until(lambda: loop.engines().keys() == {"notes-0"}, loop)
+    until(lambda: "notes-0" in node.said("logs", "notes"), loop)
+    found = json.loads(node.said("logs", "notes", "--json"))
+    assert found["notes-0"][0].startswith("(no log: "), "its image cannot be had"
+    assert "no deployment 'other'" in node.said("logs", "other")
 
 
 def test_two_controllers_do_not_fight_and_the_second_takes_over(loop: Loop) -> None:

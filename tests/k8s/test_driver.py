@@ -1,6 +1,8 @@
 """The Kubernetes driver against a real cluster: what is ours, what is not, and what it says."""
 
 import asyncio
+import http.client
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -140,6 +142,48 @@ def test_all_goes_with_the_model_deployment_while_no_controller_runs(
     run(engines.new(), story)
     engines.remove_owner()
     asyncio.run(_nothing_left(engines))
+
+
+def test_a_request_that_runs_is_answered_before_its_pod_ends(engines: EngineWorld) -> None:
+    async def story(driver: KubernetesDriver) -> None:
+        await driver.start(replica(context=2048))
+        found = await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
+        assert found.endpoint is not None
+        answer = await asyncio.to_thread(_ask, found.endpoint, 200)
+        await driver.stop("notes-0")
+        last = await asyncio.to_thread(_last_line, answer)
+        assert json.loads(last[5:])["stop"] is True
+        await gone(driver, "notes-0")
+
+    run(engines.new(drain_s=60), story)
+
+
+def test_an_idle_engine_is_gone_soon(engines: EngineWorld) -> None:
+    """Not after ``drain_s``, nor when the kubelet deletes the object, which takes it 10 s."""
+
+    async def story(driver: KubernetesDriver) -> None:
+        await driver.start(replica())
+        await until(driver, "notes-0", lambda s: s.phase is Phase.READY)
+        await driver.stop("notes-0")
+        async with asyncio.timeout(7):
+            await gone(driver, "notes-0")
+
+    run(engines.new(drain_s=60), story)
+
+
+def _ask(endpoint: str, tokens: int) -> http.client.HTTPResponse:
+    """Ask for a text, and return the answer once its first line has come."""
+    connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=60)
+    body = {"prompt": "Once", "n_predict": tokens, "ignore_eos": True, "stream": True}
+    connection.request("POST", "/completion", json.dumps(body), {"Connection": "close"})
+    answer = connection.getresponse()
+    assert answer.readline().startswith(b"data:")
+    return answer
+
+
+def _last_line(answer: http.client.HTTPResponse) -> bytes:
+    with answer:
+        return [line for line in answer if line.startswith(b"data:")][-1]
 
 
 async def _nothing_left(world: EngineWorld) -> None:

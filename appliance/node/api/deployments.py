@@ -88,4 +88,5 @@ class _Deployments:
         lines = request.query_params.get("lines", "100")
         if not lines.isdecimal() or not 1 <= int(lines) <= 10_000:
             raise UsageError(f"lines is {lines!r}, not a number from 1 to 10000")
-        return JSONResponse(self._services.log_lines(request.path_params["name"], int(lines)))
+        name, read = request.path_params["name"], self._services.log_lines
+        return JSONResponse(await asyncio.to_thread(read, name, int(lines)))

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from appliance.kube.engine import (
 )
 from appliance.runtime.profile import profiles
 from tests.helpers.abilities import abilities
+from tests.helpers.counting import engine
 from tests.helpers.models import variant
 
 LLAMA = profiles()["llama-cpp"]
@@ -216,6 +220,36 @@ def test_an_old_server_gets_what_it_knows() -> None:
 def test_it_may_finish_what_it_works_on() -> None:
     found = pod(render(replica(), settle_s=3, drain_s=30))
     assert found["terminationGracePeriodSeconds"] == 38
+
+
+def test_our_images_drain_by_themselves_and_others_by_a_script() -> None:
+    ours = "registry.site/edge/edge-engine-llama-cpp@sha256:" + "a" * 64
+    found = container(render(replica(), image=ours, drain_s=12))
+    assert {"name": "EDGE_DRAIN_S", "value": "12"} in found["env"]
+    assert found["lifecycle"]["preStop"] == {"sleep": {"seconds": 3}}
+    found = container(render(replica(), image="ghcr.io/ggml-org/llama.cpp:server", drain_s=12))
+    (shell, flag, script) = found["lifecycle"]["preStop"]["exec"]["command"]
+    assert (shell, flag) == ("sh", "-c")
+    assert script.startswith("sleep 3; ")
+    assert "127.0.0.1:8080/metrics" in script
+    assert "-lt 12 " in script
+
+
+@pytest.mark.parametrize(("busy", "least_s", "most_s"), [(0, 1, 2.5), (1, 3, 4.5)])
+def test_the_script_waits_for_what_runs_and_no_longer(
+    busy: int, least_s: float, most_s: float
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl on this machine, which others' images have")
+    text = f"# TYPE\nllamacpp:requests_processing {busy}\nllamacpp:requests_deferred 0\n"
+    with engine(text) as port:
+        assert LLAMA.network is not None
+        moved = dataclasses.replace(LLAMA, network=dataclasses.replace(LLAMA.network, port=port))
+        how = Rendering(dataclasses.replace(SETTINGS, image="i", settle_s=1, drain_s=2), NEW)
+        hook = container(how.replica(replica(), moved, OWNER))["lifecycle"]["preStop"]
+        begun = time.monotonic()
+        subprocess.run(hook["exec"]["command"], check=False)
+        assert least_s <= time.monotonic() - begun < most_s
 
 
 def test_the_machines_that_hold_the_weights_are_where_it_may_run() -> None:

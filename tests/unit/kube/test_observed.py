@@ -47,7 +47,9 @@ def test_a_ready_pod_that_is_being_ended_answers_nobody() -> None:
     ("found", "message"),
     [
         (waiting("ImagePullBackOff", "no such image"),
-         "notes-0 cannot start: ImagePullBackOff: no such image"),
+         "notes-0 cannot start: its image i cannot be had: no such image"),
+        (waiting("CreateContainerError", "no space"),
+         "notes-0 cannot start: CreateContainerError: no space"),
         (waiting("CrashLoopBackOff", ended="was killed: out of its memory"),
          "notes-0 was killed: out of its memory, and again after each start"),
         (waiting("", unplaced="0/1 nodes are available"),
@@ -61,6 +63,16 @@ def test_a_ready_pod_that_is_being_ended_answers_nobody() -> None:
 def test_what_does_not_come_up_says_why(found: PodSeen, message: str) -> None:
     seen = look(found)
     assert (seen.phase, seen.message, seen.failures) == (Phase.BACKOFF, message, 1)
+
+
+def test_an_image_that_cannot_be_had_is_told_in_one_way() -> None:
+    history, told = History(), []
+    for reason, why in [("ErrImagePull", "no route"), ("ImagePullBackOff", "Back-off pulling")] * 2:
+        found = waiting(reason, why)
+        history.note(found)
+        told.append(look(found, dataclasses.replace(KNOWN, unpulled=history.unpulled)))
+    assert len(set(told)) == 1
+    assert told[0].message.endswith("its image i cannot be had: no route")
 
 
 @pytest.mark.parametrize("found", [None, waiting("ContainerCreating"), pod(is_ready=False)])

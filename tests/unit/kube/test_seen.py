@@ -1,12 +1,15 @@
 """What is kept of the objects that are watched, and how a change is told."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from appliance.kit.clock import SystemClock
 from appliance.kube.engine import DEPLOYMENT, REPLICA, REVISION
-from appliance.kube.seen import differences, pod_seen, seen
+from appliance.kube.seen import PodSeen, differences, pod_seen, seen
 from appliance.kube.steps import written
+from appliance.kube.view import View
 from tests.unit.kube.test_engine import render, replica
 
 POD: dict[str, Any] = {
@@ -113,3 +116,33 @@ def test_how_an_engine_ended_is_said_in_words(state: dict[str, Any], words: str)
 def test_a_pod_that_its_machine_ended_is_over() -> None:
     found = pod(phase="Failed", message="the node was low on memory")
     assert (found.is_over, found.why, found.is_well) == (True, "the node was low on memory", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "deleted", "gone"),
+    [
+        (container(state={"terminated": {"exitCode": 0}}), True, True),
+        (container(state={"terminated": {"exitCode": 0}}), False, False),
+        (container(state={"running": {}}), True, False),
+        (container(state={"waiting": {}}, lastState={"terminated": {}}), True, False),
+        ({}, True, False),
+    ],
+)
+def test_a_pod_is_gone_when_nothing_of_it_runs_although_its_object_stays(
+    status: dict[str, Any], *, deleted: bool, gone: bool
+) -> None:
+    body = {**POD, "metadata": {**POD["metadata"], "namespace": "ns"}, "status": status}
+    if deleted:
+        body["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    found = pod_seen(body)
+    assert found is not None
+    assert found.is_gone is gone
+    view = View("ns", {}, Held({"ns/p": found}), SystemClock())
+    assert view.pods("notes-0") == ([] if gone else [found])
+
+
+class Held:
+    """Pods that stand still."""
+
+    def __init__(self, found: Mapping[str, PodSeen]) -> None:
+        self.items = lambda: found

@@ -246,6 +246,28 @@ def test_rates_alone_are_told_of_a_few_objects_a_minute(world: World) -> None:
     assert len(world.server.writes) == writes + 5
 
 
+def test_another_wording_alone_is_told_of_a_few_objects_a_minute_and_of_all_in_turn(
+    world: World,
+) -> None:
+    names = [f"n{i}" for i in range(8)]
+    for name in names:
+        world.server.put(name)
+    world.step()
+    for turn in ("this", "that"):
+        for name in names:
+            world.driver.crash(f"{name}-0", turn)
+        world.step()
+    writes = len(world.server.writes)
+    for minute in range(4):
+        for n in range(6):
+            for name in names:
+                world.driver.crash(f"{name}-0", f"{minute} {n}")
+            world.step()
+        world.clock.move(61)
+    assert len(world.server.writes) <= writes + 4 * 5
+    assert set(world.server.writes[writes:]) == {f"engines/{name}" for name in names}
+
+
 def test_drift_reaches_the_condition(world: World) -> None:
     world.server.put()
     world.drift = "replicas is 1 here, 2 in the fleet"

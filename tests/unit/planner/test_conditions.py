@@ -107,3 +107,11 @@ def test_an_engine_that_may_come_back_is_waited_for() -> None:
     assert cannot_start(look(Phase.STARTING)) == ""
     assert cannot_start(look(Phase.BACKOFF, failures=2)) == ""
     assert cannot_start(look(Phase.STARTING, Phase.BACKOFF, failures=9)) == ""
+
+
+def test_what_autoscalers_ask_beyond_bounds_is_said_beside_the_rest() -> None:
+    found = look(replicas=5, scaling={"min": 1, "max": 1})
+    limited = found.condition("ScalingLimited")
+    assert limited is not None
+    assert (limited.status, limited.message) == (Truth.TRUE, "5 asked, 1 allowed by scaling.max")
+    assert look(Phase.READY).condition("ScalingLimited") is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from appliance.planner.scale import Scale, scale
+from appliance.planner.scale import Scale, limited, scale
 from tests.helpers.models import deployment
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
@@ -23,10 +23,22 @@ def test_without_bounds_it_is_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize(("replicas", "found"), [(0, 1), (1, 1), (2, 2), (9, 3)])
 def test_bounds_hold(replicas: int, found: int) -> None:
-    """Autoscalers write ``replicas`` without asking whether a document may say so."""
-    document = deployment(scaling={"min": 1, "max": 3})
-    spec = document.spec.model_copy(update={"replicas": replicas})
-    assert scale(document.model_copy(update={"spec": spec}), None, NOW) == Scale(found)
+    assert asked(None, replicas=replicas, scaling={"min": 1, "max": 3}) == Scale(found)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "words"),
+    [
+        (0, "BelowMin: 0 asked, 1 kept by scaling.min"),
+        (1, None),
+        (3, None),
+        (9, "AboveMax: 9 asked, 3 allowed by scaling.max"),
+    ],
+)
+def test_what_bounds_forbid_is_said(replicas: int, words: str | None) -> None:
+    found = limited(deployment(replicas=replicas, scaling={"min": 1, "max": 3}))
+    assert words == (None if found is None else f"{found.reason}: {found.message}")
+    assert limited(deployment(replicas=replicas)) is None
 
 
 def test_what_may_sleep_sleeps_until_a_request_and_again_after_it() -> None:
