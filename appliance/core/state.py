@@ -90,12 +90,27 @@ class DesiredDeployment:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A document that was accepted once, and that this release does not allow."""
+
+    kind: str
+    name: str
+    origin: Origin
+    model: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredState:
-    """All that is in force; ``removed`` are fleet objects that local staff took away."""
+    """All that is in force; ``removed`` are fleet objects that local staff took away.
+
+    ``unreadable`` was accepted by a release that allowed more: what runs for it is left alone.
+    """
 
     deployments: tuple[DesiredDeployment, ...] = ()
     removed: tuple[str, ...] = ()
     fleet_generation: int | None = None
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

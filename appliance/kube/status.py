@@ -111,10 +111,9 @@ def undone(document: ModelDeployment, server: Abilities) -> list[str]:
         found.append("the controller, not the server, checks fields against each other")
     if not server.admission_policies:
         found.append("no admission policy guards its pods")
-    if spec.resources is not None and not server.claims:
+    resources = spec.resources
+    if resources is not None and (resources.gpu or resources.mig) and not server.claims:
         found.append("GPUs are counted by device plugins, not claimed")
-        if spec.resources.gpu_memory is not None:
-            found.append("no share of a GPU by memory can be asked for")
     release = ".".join(map(str, server.release))
     return [f"on Kubernetes {release}: {', '.join(found)}"] if found else []
 

@@ -52,7 +52,10 @@ class Controller:
         """
         state = self._ledger.read(desired.in_force)
         around = self._around
-        facts = Facts(state.deployments, [self._here()], around.demand(), around.leave())
+        facts = Facts(
+            state.deployments, [self._here()], around.demand(), around.leave(),
+            untouched=frozenset(d.name for d in state.unreadable), unreadable=state.unreadable,
+        )  # fmt: skip
         found = await self._rounds.make(facts, self._clock.utc())
         self.board.show(state, found.statuses)
         if found.failures:

@@ -6,30 +6,39 @@ cluster has heard it.
 """
 
 import json
+import logging
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from appliance.core import reading, wire
 from appliance.core.documents import Document, ModelDeployment, Site
 from appliance.core.mirror import Asked, Mirrored
-from appliance.core.state import DesiredState, Origin
-from appliance.errors import NotFoundError, UsageError
+from appliance.core.state import DesiredState, Origin, Unreadable
+from appliance.errors import BadDocumentError, NotFoundError, UsageError
 from appliance.kube import owned
 from appliance.ledger import mirror
 from appliance.node import clustered
 from appliance.planner.desired import merge
 
+log = logging.getLogger(__name__)
+
 _DEPLOYMENT = ModelDeployment.kind_name
+_PARTS = ("metadata", "spec")
 
 
 @dataclass(frozen=True, slots=True)
 class FleetWord:
-    """The last generation that was accepted; 0 and empty before the first."""
+    """The last generation that was accepted; 0 and empty before the first.
+
+    ``unreadable`` are those of its documents that this release does not allow any more.
+    """
 
     director_epoch: int = 0
     generation: int = 0
     hash: str = ""
     documents: tuple[Document, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def fleet(db: sqlite3.Connection) -> FleetWord:
@@ -39,8 +48,10 @@ def fleet(db: sqlite3.Connection) -> FleetWord:
     ).fetchone()
     if row is None:
         return FleetWord()
-    documents = tuple(reading.from_wire(d, "the ledger") for d in json.loads(row[3]))
-    return FleetWord(row[0], row[1], row[2], documents)
+    found = [stored(text, Origin.FLEET) for text in json.loads(row[3])]
+    documents = tuple(d for d in found if not isinstance(d, Unreadable))
+    broken = tuple(d for d in found if isinstance(d, Unreadable))
+    return FleetWord(row[0], row[1], row[2], documents, broken)
 
 
 def set_fleet(db: sqlite3.Connection, word: FleetWord) -> None:
@@ -73,10 +84,42 @@ def forget_local(db: sqlite3.Connection, kind: str, name: str) -> bool:
 
 
 def local(db: sqlite3.Connection, kind: str) -> dict[str, Document | None]:
-    """Return the local words of one kind, by name."""
+    """Return the local words of one kind that can be read, by name."""
+    found = _local(db, kind).items()
+    return {name: d for name, d in found if not isinstance(d, Unreadable)}
+
+
+def unreadable(db: sqlite3.Connection, kind: str) -> dict[str, Unreadable]:
+    """Return the words of one kind that this release does not allow, by name.
+
+    A local one counts in place of the fleet's, as it does when it can be read.
+    """
+    mine = _local(db, kind)
+    found = {d.name: d for d in fleet(db).unreadable if d.kind == kind and d.name not in mine}
+    return found | {name: d for name, d in mine.items() if isinstance(d, Unreadable)}
+
+
+def stored(data: object, origin: Origin) -> Document | Unreadable:
+    """Return a document of the ledger; it was checked by the rules of the release that took it."""
+    try:
+        return reading.from_wire(data, "the ledger")
+    except BadDocumentError as error:
+        found = data if isinstance(data, dict) else {}
+        meta, spec = ((part if isinstance(part := found.get(k), dict) else {}) for k in _PARTS)
+        kind, name = str(found.get("kind", "")), str(meta.get("name", ""))
+        _warn(kind, name, error.what)
+        return Unreadable(kind, name, origin, str(spec.get("model", "")), error.what)
+
+
+@cache
+def _warn(kind: str, name: str, why: str) -> None:
+    log.warning("%s %s is kept out, as this release does not allow it: %s", kind, name, why)
+
+
+def _local(db: sqlite3.Connection, kind: str) -> dict[str, Document | Unreadable | None]:
     rows = db.execute("SELECT name, document FROM local WHERE kind = ? ORDER BY name", (kind,))
     return {
-        name: None if text is None else reading.from_wire(json.loads(text), "the ledger")
+        name: None if text is None else stored(json.loads(text), Origin.LOCAL)
         for name, text in rows
     }
 
@@ -89,11 +132,15 @@ def in_force(db: sqlite3.Connection) -> DesiredState:
         name: document if isinstance(document, ModelDeployment) else None
         for name, document in local(db, _DEPLOYMENT).items()
     }
+    broken = unreadable(db, _DEPLOYMENT)
+    theirs = [d for d in theirs if d.name not in broken]
     generation = word.generation or None
     if mirror.datastore(db) is None:
-        return merge(theirs, mine, generation)
-    rows, asked = mirror.rows(db, _DEPLOYMENT), mirror.asked(db)
-    return clustered.in_force({d.name: d for d in theirs}, mine, rows, asked, generation)
+        state = merge(theirs, mine, generation)
+    else:
+        rows, asked = mirror.rows(db, _DEPLOYMENT), mirror.asked(db)
+        state = clustered.in_force({d.name: d for d in theirs}, mine, rows, asked, generation)
+    return replace(state, unreadable=tuple(broken[name] for name in sorted(broken)))
 
 
 def apply_locally(db: sqlite3.Connection, document: Document, by: str, at: str) -> str:
@@ -110,6 +157,7 @@ def apply_locally(db: sqlite3.Connection, document: Document, by: str, at: str) 
     existed = (
         before is not None
         or row is not None
+        or document.name in unreadable(db, document.kind)
         or any(d.name == document.name and document.name not in known for d in theirs)
     )
     _not_another_nodes(row)
@@ -127,7 +175,8 @@ def delete_locally(db: sqlite3.Connection, name: str, by: str, at: str) -> str:
         UsageError: another node of the site projects it.
     """
     state = in_force(db)
-    if name not in {d.document.name for d in state.deployments}:
+    known = {d.document.name for d in state.deployments} | {d.name for d in state.unreadable}
+    if name not in known:
         if forget_local(db, Site.kind_name, name) or _ask_to_delete(db, Site.kind_name, name):
             return "removed"
         raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
@@ -164,7 +213,9 @@ def release(db: sqlite3.Connection, name: str) -> str:
 
 
 def _fleet_asks(db: sqlite3.Connection, name: str) -> bool:
-    return any(d.kind == _DEPLOYMENT and d.name == name for d in fleet(db).documents)
+    word = fleet(db)
+    said = {(d.kind, d.name) for d in word.documents} | {(d.kind, d.name) for d in word.unreadable}
+    return (_DEPLOYMENT, name) in said
 
 
 # --- under Kubernetes: without it there is never a row -------------------------------------------

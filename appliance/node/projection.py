@@ -8,10 +8,10 @@ away for as long as it likes: then this is tried again, and nothing else waits f
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.mirror import Datastore, Key, Mirrored
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from appliance.kube.client import KubeApi
 
 log = logging.getLogger(__name__)
+_Any = TypeVar("_Any")
 
 _PROJECTED = (ModelDeployment.kind_name, Site.kind_name)
 _SOON_S = 1.0
@@ -230,10 +231,18 @@ def _view(db: sqlite3.Connection, here: Here, found: datastore.Survey) -> View:
     words = {key: said for key, said in fleet.items() if key not in local}
     words |= {k: Word(Origin.LOCAL, d.to_wire()) for k, d in local.items() if d is not None}
     removed = frozenset(key for key, d in local.items() if d is None and key in fleet)
+    alone = {(k, n) for k in _PROJECTED for n in desired.unreadable(db, k)}
     return View(
         here.node, found.datastore.epoch, here.policy, words, fleet, removed,
-        found.seen, mirror.rows(db), mirror.asked(db),
+        _without(found.seen, alone),
+        _without(mirror.rows(db), alone),
+        _without(mirror.asked(db), alone),
     )  # fmt: skip
+
+
+def _without(found: Mapping[Key, _Any], alone: Collection[Key]) -> dict[Key, _Any]:
+    """Leave out what nobody can read here: an object must not go because its word is not known."""
+    return {key: value for key, value in found.items() if key not in alone}
 
 
 def _note(db: sqlite3.Connection, step: Step, at: str) -> None:

@@ -60,7 +60,9 @@ class Retaining:
         """Write down what each deployment was given, and what it served before."""
         now = self.circumstances().now
         known = self.ledger.read(pins.choices)
-        in_force = {d.document.name for d in self.ledger.read(desired.in_force).deployments}
+        state = self.ledger.read(desired.in_force)
+        in_force = {d.document.name for d in state.deployments}
+        in_force |= {d.name for d in state.unreadable}
         new: dict[str, Choice | None] = {name: None for name in known if name not in in_force}
         for status in statuses:
             if status.variant is not None and status.name in in_force:

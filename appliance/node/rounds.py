@@ -10,10 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from appliance.core.model import Replica
-from appliance.core.state import DeploymentStatus, DesiredDeployment, ObservedReplica, Phase
+from appliance.core.state import (
+    DeploymentStatus,
+    DesiredDeployment,
+    ObservedReplica,
+    Phase,
+    Unreadable,
+)
 from appliance.errors import ApplianceError
 from appliance.planner.actions import Action, Start, plan
-from appliance.planner.conditions import status
+from appliance.planner.conditions import kept_out, status
 from appliance.planner.decide import decide
 from appliance.planner.place import Decision, Place
 from appliance.planner.scale import Scale, scale
@@ -29,7 +35,8 @@ class Facts:
     """What a round is made from: what is wanted, where it may run, and who asked for it when.
 
     ``leave`` are replicas that must be stopped where they are, although they are wanted, and why.
-    ``untouched`` are deployments that nobody can read just now: what runs for them goes on.
+    ``untouched`` are deployments that nobody can read just now: what runs for them goes on;
+    ``unreadable`` are those that need a status from here.
     """
 
     deployments: Sequence[DesiredDeployment]
@@ -37,6 +44,7 @@ class Facts:
     demand: Mapping[str, datetime.datetime] = field(default_factory=dict)
     leave: Mapping[str, str] = field(default_factory=dict)
     untouched: frozenset[str] = frozenset()
+    unreadable: Sequence[Unreadable] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class Rounds:
         after = self._driver.observe() if todo else running
         statuses = self._look(facts.deployments, decisions, scales, after)
         statuses = tuple(_with_failure(s, failures.get(s.name)) for s in statuses)
+        statuses += tuple(kept_out(d, after) for d in facts.unreadable)
         changes = [s.changes_in_s for s in scales.values() if s.changes_in_s is not None]
         return Outcome(statuses, bool(todo), failures, min(changes, default=None))
 

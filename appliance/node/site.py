@@ -24,7 +24,7 @@ def in_force(db: sqlite3.Connection) -> Site | None:
         (Site.kind_name,),
     ).fetchone()
     if row is not None:
-        mine = reading.from_wire(json.loads(row[0]), "the ledger")
+        mine = desired.stored(json.loads(row[0]), Origin.LOCAL)
         return _standing(db, mine) if isinstance(mine, Site) else None
     if (theirs := _of_the_cluster(db)) is not None:
         return theirs

@@ -9,6 +9,7 @@ from appliance.core.state import (
     ObservedReplica,
     Phase,
     Truth,
+    Unreadable,
 )
 from appliance.planner.place import Decision
 from appliance.planner.scale import limited
@@ -62,6 +63,18 @@ def status(
         asleep=asleep,
         wakes=document.spec.scaling is not None and not document.spec.scaling.min,
     )
+
+
+def kept_out(desired: Unreadable, running: Mapping[str, ObservedReplica]) -> DeploymentStatus:
+    """Return the status of a deployment that this release does not allow: what runs goes on."""
+    engines = tuple(r for r in running.values() if r.deployment == desired.name)
+    ready = sum(e.phase is Phase.READY for e in engines)
+    words = f"an earlier release took it, this one does not, and leaves what runs: {desired.why}"
+    return DeploymentStatus(
+        desired.name, desired.origin, "", desired.model, None, len(engines), ready,
+        (Condition("Ready", Truth.FALSE, "Invalid", words),),
+        tuple(sorted(engines, key=lambda e: e.id)),
+    )  # fmt: skip
 
 
 def cannot_start(found: DeploymentStatus) -> str:

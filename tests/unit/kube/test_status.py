@@ -3,6 +3,8 @@
 import datetime
 from typing import Any
 
+import pytest
+
 from appliance.core.state import (
     Condition,
     DeploymentStatus,
@@ -11,8 +13,10 @@ from appliance.core.state import (
     Phase,
     Truth,
 )
-from appliance.kube.status import About, happenings, refusal_of, status_of
-from tests.helpers.models import variant
+from appliance.kube.driver import KubernetesDriver
+from appliance.kube.status import About, happenings, refusal_of, status_of, undone
+from tests.helpers.abilities import abilities
+from tests.helpers.models import deployment, variant
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 LATER = NOW + datetime.timedelta(hours=1)
@@ -109,6 +113,25 @@ def test_what_fails_or_is_fewer_than_wanted_is_degraded() -> None:
 def test_what_this_server_leaves_undone_ends_the_message_of_ready() -> None:
     status = write(SERVING, cannot=["this server is old"])
     assert status["conditions"][0]["message"] == "1 of 1 serve; this server is old"
+
+
+@pytest.mark.parametrize(
+    ("resources", "on_an_old_server", "nowhere"),
+    [
+        ({"gpu": 1}, True, []),
+        ({"mig": "1g.10gb"}, True, []),
+        ({"gpuMemory": "6Gi"}, False, ["resources.gpuMemory"]),
+        ({"gpu": 0}, False, []),
+    ],
+)
+def test_a_share_by_memory_is_acted_on_nowhere_and_not_for_the_servers_age(
+    resources: dict[str, Any], *, on_an_old_server: bool, nowhere: list[str]
+) -> None:
+    document = deployment(resources=resources)
+    said = "; ".join(undone(document, abilities((1, 20))))
+    assert ("device plugins" in said) is on_an_old_server
+    assert "memory" not in said
+    assert document.not_yet_honoured(KubernetesDriver.honours) == nowhere
 
 
 def test_a_rate_is_told_again_only_when_it_changed_by_a_fifth() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from appliance.errors import EngineError, NoSpaceError
 from appliance.kit.loop import Again
 from appliance.ledger.streams import Stream
 from appliance.node import desired, keys
-from tests.helpers.models import GIB, machine, variant
+from tests.helpers.models import GIB, machine, variant, wire_deployment
 from tests.helpers.nodes import ControlledNode
 
 
@@ -330,3 +331,26 @@ def test_what_may_sleep_sleeps_until_somebody_asks_and_again_after(node: Control
     node.demand["notes"] -= datetime.timedelta(minutes=1)
     reconcile(node)
     assert node.driver.observe()["notes-0"].phase is Phase.STOPPING
+
+
+def test_a_word_that_this_release_does_not_allow_stops_nothing_and_says_so(
+    node: ControlledNode,
+) -> None:
+    node.apply()
+    reconcile(node)
+    node.driver.become_ready("notes-0")
+    reconcile(node)
+    wire = wire_deployment("notes", resources={"gpu": 1, "gpuMemory": "6Gi"})
+    node.ledger.record(
+        lambda db: db.execute("UPDATE local SET document = ?", (json.dumps(wire),))
+    ).result()
+    node.apply("other")
+    reconcile(node)
+    assert node.driver.started == ["notes-0", "other-0"]
+    assert node.driver.observe()["notes-0"].phase is Phase.READY
+    found = node.status().condition("Ready")
+    assert found is not None
+    assert (found.status, found.reason) == (Truth.FALSE, "Invalid")
+    assert "gpu, gpuMemory and mig exclude each other" in found.message
+    (endpoint,) = next(r for r in node.routes().routes if r.model == "notes").endpoints
+    assert endpoint.replica == "notes-0"

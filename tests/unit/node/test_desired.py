@@ -1,18 +1,28 @@
 """What is in force, in all combinations of what the fleet and local staff said."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.core import reading
 from appliance.core.documents import Document
+from appliance.core.mirror import Datastore, Mirrored
 from appliance.core.state import Origin
 from appliance.errors import NotFoundError
+from appliance.kube import owned
+from appliance.kube.datastore import Survey
+from appliance.kube.owned import Seen
+from appliance.kube.projection import plan
+from appliance.kube.words import Remove, TakeOver
+from appliance.ledger import mirror
 from appliance.ledger.db import Ledger
-from appliance.node import desired
+from appliance.node import desired, site
 from appliance.node.desired import FleetWord
+from appliance.node.projection import Here, _view
 from tests.helpers.models import deployment, wire_site
 
 FLEET, MINE = deployment("a", replicas=2), deployment("a", replicas=1)
@@ -168,3 +178,100 @@ def test_all_of_it_survives_a_restart(staff: Staff, ledger: Ledger, tmp_path: Pa
     again = Ledger(tmp_path / "node.db")
     assert (again.read(desired.in_force), again.read(desired.fleet)) == before
     again.close()
+
+
+# --- what an earlier release took, and this one does not allow ------------------------------------
+
+
+def stored(document: Document, **changes: Any) -> str:
+    """Return a document as an earlier release may have stored it."""
+    wire = document.to_wire()
+    for part, fields in changes.items():
+        wire[part] = {**wire[part], **fields}
+    return json.dumps(wire)
+
+
+BOTH = {"resources": {"gpu": 1, "gpuMemory": "6Gi"}}
+FORBIDDEN = [
+    ("a", stored(MINE, spec=BOTH)),
+    ("n" * 62, stored(MINE, metadata={"name": "n" * 62})),
+    ("a", stored(MINE, metadata={"labels": {"line": "paint shop"}})),
+]
+
+
+@pytest.fixture
+def put(ledger: Ledger) -> Callable[[str, str], None]:
+    def local(name: str, text: str) -> None:
+        row = ("ModelDeployment", name, text, "uid 0", "then")
+        ledger.record(
+            lambda db: db.execute("INSERT OR REPLACE INTO local VALUES (?, ?, ?, ?, ?)", row)
+        ).result()
+
+    return local
+
+
+@pytest.mark.parametrize(("name", "text"), FORBIDDEN)
+def test_a_local_word_that_is_not_allowed_any_more_is_kept_out_and_named(
+    staff: Staff, ledger: Ledger, put: Callable[[str, str], None], name: str, text: str
+) -> None:
+    put("b", stored(deployment("b")))
+    put(name, text)
+    assert staff.in_force() == [("b", Origin.LOCAL, 1)]
+    (broken,) = ledger.read(desired.in_force).unreadable
+    assert (broken.name, broken.origin, broken.model) == (name, Origin.LOCAL, MINE.spec.model)
+    assert broken.why.startswith("the ledger: ")
+    assert staff.delete(name) == "removed"
+    assert ledger.read(desired.in_force).unreadable == ()
+
+
+def test_it_still_counts_in_place_of_the_fleets_until_somebody_corrects_or_releases_it(
+    staff: Staff, ledger: Ledger, put: Callable[[str, str], None]
+) -> None:
+    staff.fleet(FLEET)
+    put("a", stored(MINE, spec=BOTH))
+    assert staff.in_force() == []
+    assert staff.apply(MINE) == "changed"
+    assert staff.in_force() == [("a", Origin.LOCAL, 1)]
+    put("a", stored(MINE, spec=BOTH))
+    assert staff.release() == "released; the fleet's word holds again"
+    assert staff.in_force() == [("a", Origin.FLEET, 2)]
+    assert ledger.read(desired.in_force).unreadable == ()
+
+
+def test_of_the_fleets_word_only_what_is_not_allowed_is_kept_out(
+    staff: Staff, ledger: Ledger
+) -> None:
+    staff.fleet(FLEET, deployment("b"), SITE)
+    texts = [stored(FLEET, spec=BOTH), stored(deployment("b")), stored(SITE)]
+    ledger.record(
+        lambda db: db.execute("UPDATE fleet SET documents = ?", (f"[{', '.join(texts)}]",))
+    ).result()
+    assert staff.in_force() == [("b", Origin.FLEET, 1)]
+    assert [d.name for d in ledger.read(desired.in_force).unreadable] == ["a"]
+    assert staff.delete().startswith("removed here; the fleet still asks for it")
+    assert ledger.read(desired.in_force).unreadable == ()
+
+
+def test_a_projection_leaves_the_object_of_such_a_word_alone(
+    ledger: Ledger, put: Callable[[str, str], None]
+) -> None:
+    ledger.record(mirror.enter).result()
+    put("a", stored(MINE, spec=BOTH))
+    row = Mirrored("ModelDeployment", "a", Origin.LOCAL, "uid-a", projected=True)
+    ledger.record(lambda db: mirror.keep(db, row)).result()
+    applied = owned.mark("ModelDeployment", "a", MINE.to_wire())
+    notes = {owned.FROM: "box-1", owned.APPLIED: applied}
+    ours: Any = {"labels": {owned.OWNER: "local"}, "annotations": notes}
+    seen = Seen("ModelDeployment", "a", "uid-a", **ours)
+    survey = Survey(Datastore("c", "n", "d", 7), {seen.key: seen})
+    here = Here("box-1", "edge-engines", TakeOver.ALWAYS)
+    assert plan(ledger.read(lambda db: _view(db, here, survey))).steps == ()
+    ledger.record(lambda db: desired.forget_local(db, *row.key)).result()
+    (step,) = plan(ledger.read(lambda db: _view(db, here, survey))).steps
+    assert isinstance(step, Remove), "once the word is gone the object goes"
+
+
+def test_a_site_that_is_not_allowed_any_more_is_none(ledger: Ledger) -> None:
+    row = ("Site", "a", stored(SITE, spec={"timeZone": "nowhere at all"}), "uid 0", "then")
+    ledger.record(lambda db: db.execute("INSERT INTO local VALUES (?, ?, ?, ?, ?)", row)).result()
+    assert ledger.read(site.in_force) is None

@@ -110,8 +110,8 @@ def test_an_engine_that_may_come_back_is_waited_for() -> None:
 
 
 def test_what_autoscalers_ask_beyond_bounds_is_said_beside_the_rest() -> None:
-    found = look(replicas=5, scaling={"min": 1, "max": 1})
+    found = look(Phase.READY, Phase.READY, scaling={"min": 1, "max": 1})
     limited = found.condition("ScalingLimited")
     assert limited is not None
-    assert (limited.status, limited.message) == (Truth.TRUE, "5 asked, 1 allowed by scaling.max")
+    assert (limited.status, limited.message) == (Truth.TRUE, "2 asked, 1 allowed by scaling.max")
     assert look(Phase.READY).condition("ScalingLimited") is None
