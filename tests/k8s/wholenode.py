@@ -8,9 +8,8 @@ import base64
 import datetime
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -59,6 +58,7 @@ class WholeNode:
         image = os.environ.get("EDGE_TEST_ENGINE") or engine_image(cluster)
         if cluster.is_ours:
             image = pinned("engine-llama-cpp")
+        self.engine_image = image
         appliance_image(cluster)
         install(api, state=self.state)
         bundle = demo_bundle(organisation, folder)
@@ -72,7 +72,7 @@ class WholeNode:
             os.chown(path, USER, USER, follow_symlinks=False)
         self.key = ""
 
-    def __enter__(self) -> "WholeNode":
+    def __enter__(self) -> Self:
         try:
             self.controller.start()
             wait_until(lambda: self.local().call("GET", "/v1/status"), "the controller", 30)
@@ -193,13 +193,7 @@ def demo_bundle(organisation: Organisation, folder: Path) -> Path:
     return builder.build(definition, folder / "bundle", keys, cache_folder(None), now).folder
 
 
-def ready_on(pods: Sequence[Json]) -> list[str]:
-    """Return where the pods that are Ready run."""
-    return [
-        p["spec"]["nodeName"]
-        for p in pods
-        if any(
-            c["type"] == "Ready" and c["status"] == "True"
-            for c in p["status"].get("conditions", ())
-        )
-    ]
+def is_ready(pod: Json) -> bool:
+    """Whether a pod says so of itself."""
+    found = pod["status"].get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in found)
