@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from appliance.kube.client import KubeApi
@@ -27,14 +28,19 @@ class KubeNode:
 
     def __init__(
         self, prepared: Path, state: Path, kubeconfig: Path, namespace: str, *, name: str,
-        **settings: str,
+        command: Sequence[str] = (), environment: Mapping[str, str] | None = None, **settings: str,
     ) -> None:  # fmt: skip
-        """``name`` is what the cluster calls the machine; one that it lacks runs no pod."""
+        """``name`` is what the cluster calls the machine; one that it lacks runs no pod.
+
+        ``command`` is what starts it, and ``environment`` what it has besides this run's.
+        """
+        self._command = command
         shutil.copytree(prepared, state, dirs_exist_ok=True)
         self.state = state
         self.log = state / "controller.log"
         self._env = {
             **os.environ,
+            **(environment or {}),
             "APPLIANCE_KUBERNETES_KUBECONFIG": str(kubeconfig),
             "APPLIANCE_KUBERNETES_NAMESPACE": namespace,
             "APPLIANCE_KUBERNETES_SYSTEM_NAMESPACE": namespace,
@@ -54,7 +60,7 @@ class KubeNode:
         with self._lock, self.log.open("ab") as log:
             self.starts += 1
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "appliance", "node", "run",
+                [*self._command, sys.executable, "-m", "appliance", "node", "run",
                  "--state-dir", str(self.state)],
                 env=self._env, stdout=log, stderr=log,
             )  # fmt: skip

@@ -1,5 +1,6 @@
 """The manifests on a real server: what it takes, and what it drops."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from appliance.kube.client import KubeApi
 from appliance.kube.resources import Resource
+from appliance.wiring.places import DEFAULT_STATE
 from scripts.manifests import render
 
 Json = dict[str, Any]
@@ -39,9 +41,10 @@ def path_of(body: Json) -> str:
     return resource.path(body["metadata"].get("namespace"), body["metadata"]["name"])
 
 
-def install(api: KubeApi) -> list[Json]:
-    """Apply our manifests; return them. Twice is the same as once."""
-    bodies: list[Json] = list(yaml.safe_load_all(render(overlay_for(api))))
+def install(api: KubeApi, state: Path = DEFAULT_STATE) -> list[Json]:
+    """Apply our manifests, for a state folder; return them. Twice is the same as once."""
+    text = render(overlay_for(api)).replace(str(DEFAULT_STATE), str(state))
+    bodies: list[Json] = list(yaml.safe_load_all(text))
     bodies.sort(key=lambda b: b["kind"] not in ("Namespace", "CustomResourceDefinition"))
     for body in bodies:
         api.apply(path_of(body), body, manager="test-install", force=True)
