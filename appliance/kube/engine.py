@@ -18,6 +18,7 @@ from typing import Any
 from appliance.core import wire
 from appliance.core.model import Replica
 from appliance.errors import MalformedError
+from appliance.kube import small
 from appliance.kube.resources import (
     CLAIM_TEMPLATES,
     DEPLOYMENTS,
@@ -92,21 +93,21 @@ class PodSettings:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """An object as it should be; ``mark`` changes with what is rendered."""
+    """An object as it should be; ``mark`` changes with what is rendered.
+
+    Three thousand are kept, and a body is read only when it is written: it is kept small.
+    """
 
     resource: Resource
-    body: Json
+    name: str
+    path: str
+    packed: bytes
     mark: str
 
     @property
-    def name(self) -> str:
-        """The object's name."""
-        return str(self.body["metadata"]["name"])
-
-    @property
-    def path(self) -> str:
-        """Where it is on the server."""
-        return self.resource.path(self.body["metadata"]["namespace"], self.name)
+    def body(self) -> Json:
+        """What is applied."""
+        return small.unpacked(self.packed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +338,8 @@ def _labels(engine: str, deployment: str, replica: str = "") -> dict[str, str]:
 def _marked(resource: Resource, body: Json) -> Manifest:
     mark = _mark(body)
     body["metadata"]["annotations"][RENDERED] = mark
-    return Manifest(resource, body, mark)
+    name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
+    return Manifest(resource, name, resource.path(namespace, name), small.packed(body), mark)
 
 
 def _mark(body: Json) -> str:

@@ -5,14 +5,13 @@ connections and restarts of the server. A version that the server has forgotten 
 list, and so does the resync interval, which heals what a proxy in between swallowed.
 
 Memory is bounded by ``slim``: each object becomes the value that its reader needs as it arrives,
-and a change that nobody reads is no change. ``packed`` is for those who need the whole object.
+and a change that nobody reads is no change.
 
 ``kubernetes.informer`` of the library was not used: it keeps whole objects, lists without pages,
 reconnects without a pause, calls back on its own thread, and its ``stop`` waits for the read.
 """
 
 import asyncio
-import json
 import logging
 import sys
 import threading
@@ -267,24 +266,3 @@ def key_of(found: "Json") -> str:
     metadata = found["metadata"]
     namespace = metadata.get("namespace")
     return sys.intern(f"{namespace}/{metadata['name']}" if namespace else metadata["name"])
-
-
-def packed(found: "Json") -> bytes:
-    """Return a whole object in the least room: JSON, without what only the server reads.
-
-    It is a fifth of the size of the dictionaries. The version is kept for ``replace``, so that
-    every write counts as a change.
-    """
-    metadata = {
-        k: v for k, v in found["metadata"].items() if k not in ("managedFields", "selfLink")
-    }
-    if _LAST_APPLIED in (notes := metadata.get("annotations") or {}):
-        metadata["annotations"] = {k: v for k, v in notes.items() if k != _LAST_APPLIED}
-    whole = {**found, "metadata": metadata}
-    return json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def unpacked(value: bytes) -> "Json":
-    """Return the object of ``packed``."""
-    found: Json = json.loads(value)
-    return found

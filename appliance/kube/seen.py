@@ -4,11 +4,11 @@ Parsed at the door into small frozen values: what a value does not hold, such as
 counters, is no change for anybody.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.kube import small
 from appliance.kube.engine import (
     DEPLOYMENT,
     MANAGED_BY,
@@ -40,7 +40,7 @@ HOPELESS = frozenset(
 class Seen:
     """One object of ours, or of a name that ours should have.
 
-    ``body`` is JSON of all that we may have written; ``trouble`` is what a Deployment says that it
+    ``body`` is all that we may have written, packed; ``trouble`` is what a Deployment says that it
     cannot do.
     """
 
@@ -53,23 +53,18 @@ class Seen:
     is_deleting: bool
     body: bytes
     trouble: str = ""
+    revision: str = ""
 
     @property
     def content(self) -> Json:
         """The object as it stands, as far as we write it."""
-        found: Json = json.loads(self.body)
-        return found
+        return small.unpacked(self.body)
 
     @property
     def annotations(self) -> Mapping[str, str]:
         """Its annotations."""
         found: Mapping[str, str] = self.content["metadata"]["annotations"]
         return found
-
-    @property
-    def revision(self) -> str:
-        """What its annotation says."""
-        return self.annotations.get(REVISION, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +134,9 @@ def seen(found: Json) -> Seen:
         mark=notes.get(RENDERED, ""),
         is_ours=labels.get(MANAGED_BY) == MANAGER and RENDERED in notes,
         is_deleting="deletionTimestamp" in metadata,
-        body=json.dumps(kept, separators=(",", ":"), sort_keys=True).encode(),
+        body=small.packed(kept),
         trouble=_trouble(found.get("status") or {}),
+        revision=notes.get(REVISION, ""),
     )
 
 

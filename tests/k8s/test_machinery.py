@@ -20,7 +20,7 @@ from appliance.core.model import Variant
 from appliance.errors import ApplianceError
 from appliance.kube.client import Json, KubeApi
 from appliance.kube.events import WARNING, Recorder, reference
-from appliance.kube.informer import Informer, Pace, Selection, packed
+from appliance.kube.informer import Informer, Pace, Selection
 from appliance.kube.lease import Candidate, Heartbeat, LeaseHolder, Record, Term
 from appliance.kube.publish import Own, holdings, read_model, read_site
 from appliance.kube.resources import CONFIG_MAPS, EVENTS, LEASES, MODELS, SITES
@@ -371,9 +371,3 @@ def test_nodes_tell_what_they_hold_and_take_it_back(api: KubeApi) -> None:
     finally:
         api.delete(MODELS.path(name=model))
         api.delete(SITES.path(name=site))
-
-
-def test_packed_objects_of_a_server_are_small(api: KubeApi, namespace: str) -> None:
-    put(api, namespace, "x", "1")
-    found = api.get(CONFIG_MAPS.path(namespace, "x"))
-    assert len(packed(found)) < len(json.dumps(found))

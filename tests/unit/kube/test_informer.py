@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from appliance.kube.client import Json
-from appliance.kube.informer import Informer, Pace, Selection, packed, unpacked
+from appliance.kube.informer import Informer, Pace, Selection
 from appliance.kube.resources import CONFIG_MAPS
 from tests.fakes.kubeapi import FakeKubeApi
 from tests.helpers.waiting import until
@@ -202,16 +202,3 @@ def test_closing_what_never_started_is_fine() -> None:
         await Told(FakeKubeApi()).informer.close()
 
     asyncio.run(story())
-
-
-def test_packing_keeps_all_but_what_only_servers_read() -> None:
-    notes = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "ü"}
-    found = {
-        "metadata": {"name": "x", "managedFields": [{"manager": "y"}], "annotations": notes},
-        "spec": {"a": 1},
-    }
-    assert unpacked(packed(found)) == {
-        "metadata": {"name": "x", "annotations": {"mine": "ü"}},
-        "spec": {"a": 1},
-    }
-    assert found["metadata"]["managedFields"]  # type: ignore[index]
