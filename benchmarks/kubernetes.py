@@ -184,7 +184,7 @@ def _events(api: KubeApi) -> list[float]:
         _want(api, name)
         _wait(lambda name=name: f"{name}-0" in found, 60)  # type: ignore[misc]
         times.append(found[f"{name}-0"] - began)
-        time.sleep(0.2)
+        time.sleep(1)
     watch.close()
     watcher.join()
     return times

@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 8
 _LEASE = "edge-appliance-controller"
 _WORDS_S = 30.0
+_REMEMBER_S = 2.0
 MANAGER = "edge-appliance"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -67,6 +68,7 @@ class Connected:
         self._project, self._verify = Wake(), Wake()
         self._places: tuple[Place, ...] | None = None
         self._rendering: Rendering | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self.server = Server(api)
         pace = Pace(resync_s=self._settings.resync_s)
         read = Reader(self._settings.namespace)
@@ -242,7 +244,13 @@ class Connected:
         self._node.wake.set()
 
     def _heard(self, _: str) -> None:
-        self._project.set()
+        """Have what was seen remembered soon; reading a thousand rows for each is too much."""
+        if self._soon is None or self._soon.cancelled() or self._soon.when() < self._loop_time():
+            self._soon = asyncio.get_running_loop().call_later(_REMEMBER_S, self._project.set)
+
+    @staticmethod
+    def _loop_time() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _survey(self) -> None:
         """Have the projection ask the server itself, now and then."""
