@@ -23,14 +23,15 @@ def prepared(state: Path, organisation: Organisation, *bundles: Path) -> Path:
 
 
 class KubeNode:
-    """``appliance node run`` on a copy of a prepared state; it may be killed and started again."""
+    """``appliance node run`` on a copy of a prepared state, or on it; it may be killed."""
 
     def __init__(
         self, prepared: Path, state: Path, kubeconfig: Path, namespace: str, *, name: str,
         **settings: str,
     ) -> None:  # fmt: skip
         """``name`` is what the cluster calls the machine; one that it lacks runs no pod."""
-        shutil.copytree(prepared, state, dirs_exist_ok=True)
+        if state != prepared:
+            shutil.copytree(prepared, state, dirs_exist_ok=True)
         self.state = state
         self.log = state / "controller.log"
         self._env = {
