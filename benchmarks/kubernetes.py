@@ -27,12 +27,12 @@ from appliance.kube.resources import (
     SITES,
 )
 from benchmarks.measure import Row, limit, row
+from tests.helpers.clusters import Cluster, start_cluster
 from tests.helpers.definitions import install
 from tests.helpers.kubenode import KubeNode, prepared
 from tests.helpers.kubeproxy import KubeProxy
 from tests.helpers.madeup import have_priorities, made_up_nodes
 from tests.helpers.organisation import Organisation
-from tests.k8s.conftest import Cluster, start_cluster
 
 _OBJECTS = 1000
 _MACHINES = 5

@@ -10,7 +10,10 @@ import pytest
 from appliance.bundle.make import build as builder
 from appliance.bundle.make.sources import Fetcher, describe
 from appliance.cli.bundle import cache_folder
+from tests.helpers.clusters import api, cluster, definitions, kubeconfig, namespace
 from tests.helpers.organisation import Node, Organisation
+
+__all__ = ["api", "cluster", "definitions", "kubeconfig", "namespace"]
 
 ROOT = Path(__file__).parent.parent
 DEMO_BUNDLE = ROOT / "bundles" / "demo.yaml"

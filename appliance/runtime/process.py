@@ -71,6 +71,15 @@ class ProcessDriver:
     def observe(self) -> Mapping[str, ObservedReplica]:
         return {name: keeper.observe() for name, keeper in self._keepers.items()}
 
+    async def empty(self) -> list[str]:
+        """Stop all that runs, each when it has answered what it works on; return the replicas."""
+        keepers = dict(self._keepers)
+        for keeper in keepers.values():
+            keeper.stop()
+        tasks = [keeper.task for keeper in keepers.values() if keeper.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return sorted(keepers)
+
     async def close(self) -> None:
         tasks = [keeper.task for keeper in self._keepers.values() if keeper.task is not None]
         for task in tasks:

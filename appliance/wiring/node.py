@@ -17,7 +17,7 @@ from appliance.bundle.take.receipts import ReceiptBook
 from appliance.cache import roots
 from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
-from appliance.errors import NoSpaceError, NotFoundError, RefusedError
+from appliance.errors import NoSpaceError, RefusedError
 from appliance.hardware import nvidia
 from appliance.hardware.probe import machine
 from appliance.kit import asgi
@@ -48,7 +48,7 @@ from appliance.node.software import OutcomeLoop, Software
 from appliance.node.startable import Startable
 from appliance.node.uplink import Uplink
 from appliance.planner.decide import cannot_serve
-from appliance.runtime import logfile, owners, record
+from appliance.runtime import owners, record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
 from appliance.settings import CacheSettings, EngineSettings, NetworkSettings, Settings
@@ -60,13 +60,10 @@ from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
 from appliance.wiring.daemon import Ending, run_until
+from appliance.wiring.logs import LogLines, engine_logs, of_processes
 from appliance.wiring.software import StoredControllers
 
 log = logging.getLogger(__name__)
-
-
-LogLines = Callable[[str, int], dict[str, list[str]]]
-"""From a deployment and a number to the last lines that each of its engines said. Blocking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +230,9 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         def said() -> dict[str, Any]:
             return {"cluster": cluster.status(), "disk_pressure": here.preflight.to_wire()}
 
-        loops = (cluster.run(), disk)
+        left = partial(_end_processes, core, settings.engine)
+        ends = drive(left, Wake(), SystemClock(), name="engines left", resync_s=3600)
+        loops = (cluster.run(), disk, ends)
         yield Running(cluster.reconcile, loops, said, cluster.changed, cluster.log_lines)
         return
     if core.ledger.read(mirror.datastore) is not None:
@@ -243,6 +242,17 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         rounds = Rounds(driver, slots=settings.engine.slots)
         controller = Controller(core.ledger, rounds, around, here.board, SystemClock())
         yield Running(controller.reconcile)
+
+
+async def _end_processes(core: NodeCore, settings: EngineSettings) -> None:
+    """End engines from before this node was in a cluster: no gateway asks them any more.
+
+    What they hold of the machine's memory and GPUs, the cluster does not know of.
+    """
+    if any(record.running(core.state)):
+        async with _driver(core, settings, Wake()) as driver:
+            names = await driver.empty()
+            log.info("engines are pods now; ended the processes %s", ", ".join(names))
 
 
 @asynccontextmanager
@@ -304,6 +314,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         await passes.now()
 
     caretaker = Caretaker(core.care, core.retaining, board, changed)
+    read_logs = running.log_lines or partial(of_processes, state, board)
 
     def status() -> dict[str, Any]:
         return {
@@ -325,9 +336,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         core,
         settings.network,
         status=status,
-        log_lines=partial(
-            _log_lines, board, running.log_lines or partial(_of_processes, state, board)
-        ),
+        log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
         stop=ending.ask,
     )
@@ -374,14 +383,3 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
         fetching=Fetching(core.ledger, core.importer, clock, network),
         **answers,
     )
-
-
-def _log_lines(board: Board, read: LogLines, name: str, lines: int) -> dict[str, list[str]]:
-    if not any(s.name == name for s in board.world.statuses):
-        raise NotFoundError(f"no deployment {name!r} is in force", hint="appliance get lists them")
-    return read(name, lines)
-
-
-def _of_processes(state: Path, board: Board, name: str, lines: int) -> dict[str, list[str]]:
-    engines = [e.id for s in board.world.statuses if s.name == name for e in s.engines]
-    return {n: logfile.tail(record.paths(state, n).log, lines) for n in engines or [f"{name}-0"]}

@@ -12,7 +12,7 @@ from appliance.kube.client import Json, KubeApi
 from appliance.kube.errors import ConflictError, ExistsError
 from appliance.kube.resources import CONFIG_MAPS, LEASES, MODELS
 from tests.fakes.kubeapi import FakeKubeApi
-from tests.helpers import kubecrds
+from tests.helpers.definitions import install
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.k8s)])
@@ -20,7 +20,7 @@ def server(request: pytest.FixtureRequest) -> KubeApi:
     if request.param == "fake":
         return FakeKubeApi()
     found: KubeApi = request.getfixturevalue("api")
-    kubecrds.install(found)
+    install(found)
     return found
 
 

@@ -25,7 +25,7 @@ _OF_ALL = ("images/base", "scripts/images.py")
 
 
 class AnyCluster(Protocol):
-    """``tests.k8s.conftest.Cluster``, as far as it matters here."""
+    """``tests.helpers.clusters.Cluster``, as far as it matters here."""
 
     @property
     def is_ours(self) -> bool: ...

@@ -24,7 +24,7 @@ def prepared(state: Path, organisation: Organisation, *bundles: Path) -> Path:
 
 
 class KubeNode:
-    """``appliance node run`` on a copy of a prepared state; it may be killed and started again."""
+    """``appliance node run`` on a copy of a prepared state, or on it; it may be killed."""
 
     def __init__(
         self, prepared: Path, state: Path, kubeconfig: Path, namespace: str, *, name: str,
@@ -35,7 +35,8 @@ class KubeNode:
         ``command`` is what starts it, and ``environment`` what it has besides this run's.
         """
         self._command = command
-        shutil.copytree(prepared, state, dirs_exist_ok=True)
+        if state != prepared:
+            shutil.copytree(prepared, state, dirs_exist_ok=True)
         self.state = state
         self.log = state / "controller.log"
         self._env = {

@@ -13,7 +13,7 @@ import pytest
 
 from appliance.kube.client import Json, KubeApi
 from appliance.kube.resources import DEPLOYMENTS, LEASES, MODEL_DEPLOYMENTS, NAMESPACES, NODES
-from tests.helpers.kubecrds import install
+from tests.helpers.definitions import install
 from tests.helpers.kubenode import KubeNode, prepared
 from tests.helpers.organisation import Organisation
 from tests.helpers.waiting import wait_until

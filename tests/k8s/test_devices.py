@@ -16,8 +16,8 @@ from appliance.node.gpus import Gpus
 from appliance.node.leaving import Leaving
 from tests.fakes.device_plugin import FakeDevicePlugin
 from tests.fakes.gpus import FakeGpus
+from tests.helpers.clusters import Cluster
 from tests.helpers.waiting import StillClock, wait_until
-from tests.k8s.conftest import Cluster
 
 Json = dict[str, Any]
 GPU, MIG = "nvidia.com/gpu", "nvidia.com/mig-1g.10gb"

@@ -19,6 +19,7 @@ from appliance.kube.resources import DEFINITIONS, NAMESPACES
 from appliance.kube.words import TakeOver
 from appliance.ledger import mirror
 from appliance.node import desired
+from tests.helpers.clusters import SCRIPT, start_cluster
 from tests.helpers.projecting import (
     KIND,
     Killed,
@@ -28,7 +29,6 @@ from tests.helpers.projecting import (
     wire,
 )
 from tests.helpers.waiting import wait_until
-from tests.k8s.conftest import _SCRIPT, start_cluster
 
 Make = Callable[..., ProjectingNode]
 
@@ -67,7 +67,7 @@ def need_script() -> None:
     """Skip what stops a cluster, unless there is one of this run's own to stop."""
     if "KUBECONFIG" in os.environ and not os.environ.get("CLUSTER_MAY_END"):
         pytest.skip("KUBECONFIG names the cluster: this test would end it")
-    if not _SCRIPT.exists() or os.geteuid() != 0:
+    if not SCRIPT.exists() or os.geteuid() != 0:
         pytest.skip("no script beside us that starts clusters, or not root")
 
 

@@ -19,9 +19,9 @@ from appliance.kit.clock import SystemClock
 from appliance.kube.client import Json, KubeApi
 from appliance.kube.resources import DEPLOYMENTS, NODES, PODS, SERVICES
 from appliance.kube.routes import DEPLOYMENT_LABEL, ClusterRoutes
+from tests.helpers.clusters import Cluster
 from tests.helpers.gateways import Front, gateway
 from tests.helpers.waiting import until
-from tests.k8s.conftest import Cluster
 
 LABELS = {DEPLOYMENT_LABEL: "notes"}
 ENGINE = """

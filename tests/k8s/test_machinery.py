@@ -26,10 +26,10 @@ from appliance.kube.publish import Own, holdings, read_model, read_site
 from appliance.kube.resources import CONFIG_MAPS, EVENTS, LEASES, MODELS, SITES
 from appliance.kube.server import detect
 from appliance.node.publish import Publisher
-from tests.helpers import kubecrds
+from tests.helpers.clusters import Cluster, start_cluster
+from tests.helpers.definitions import install
 from tests.helpers.kubeproxy import KubeProxy
 from tests.helpers.waiting import until
-from tests.k8s.conftest import Cluster, start_cluster
 
 QUICK = Pace(watch_s=60, resync_s=300, first_s=0.02, most_s=0.1)
 
@@ -364,7 +364,7 @@ def test_nodes_tell_what_they_hold_and_take_it_back(api: KubeApi) -> None:
             for member in (one, two):
                 await asyncio.gather(member.models.close(), member.sites.close())
 
-    kubecrds.install(api)
+    install(api)
     model, site = f"m-{uuid.uuid4().hex[:8]}", f"s-{uuid.uuid4().hex[:8]}"
     try:
         asyncio.run(story(model, site))
