@@ -223,8 +223,7 @@ def test_no_request_is_lost_when_the_controller_is_killed(node: WholeNode, assis
             traffic.strike()
             node.controller.kill()
             flows(traffic)
-            node.controller.start()
-            wait_until(lambda: node.local().call("GET", "/v1/status"), "the controller", 30)
+            node.start()
             flows(traffic)
     report(traffic, "the controller")
     (after,) = node.pods(assistant)
@@ -281,8 +280,9 @@ def test_more_gpus_than_are_free_are_said_to_be_missing(
     wait_until(lambda: f"Insufficient {GPU}" in why(), "the reason", 30)
     assert not node.is_ready("drawings")
     assert one_gpu.allocated == []
-    wide = kubectl(node, "get", "modeldeployments", "-n", ENGINES, "drawings", "-o", "wide")
-    assert f"Insufficient {GPU}" in wide
+    assert f"Insufficient {GPU}" in kubectl(node, "describe", "md", "-n", ENGINES, "drawings")
+    wide = kubectl(node, "get", "md", "-n", ENGINES, "drawings", "-o", "wide", "--no-headers")
+    assert wide.split()[-1] == "EngineFails"
 
 
 # --- what all of the above was done with ----------------------------------------------------------

@@ -60,10 +60,11 @@ class WholeNode:
             image = pinned("engine-llama-cpp")
         self.engine_image = image
         appliance_image(cluster)
+        box = prepared(folder / "prepared", organisation, demo_bundle(organisation, folder))
+        # Now and not before: until there is a state folder the gateway's pod is tried ever more rarely.
         install(api, state=self.state)
-        bundle = demo_bundle(organisation, folder)
         self.controller = KubeNode(
-            prepared(folder / "prepared", organisation, bundle), self.state,
+            box, self.state,
             controllers_kubeconfig(api, cluster.kubeconfig, folder), ENGINES,
             name=self.node["metadata"]["name"], command=_AS_USER, environment=env,
             kubernetes_system_namespace=SYSTEM, kubernetes_engine_image=image, engine_threads="1",
@@ -74,8 +75,7 @@ class WholeNode:
 
     def __enter__(self) -> Self:
         try:
-            self.controller.start()
-            wait_until(lambda: self.local().call("GET", "/v1/status"), "the controller", 30)
+            self.start()
             wanted = {"id": "a-test", "tenant": "a-test"}
             self.key = str(self.local().call("POST", "/v1/gateway/keys", wanted)["key"])
             wait_until(self._gateway_answers, "the gateway's pod", 90)
@@ -92,6 +92,14 @@ class WholeNode:
         finally:
             self.controller.stop()
             shutil.rmtree(self.state, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the controller, and wait until it answers."""
+        self.controller.start()
+        try:
+            wait_until(lambda: self.local().call("GET", "/v1/status"), "the controller", 60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.controller.log.read_text()[-2000:]}") from error
 
     # --- what users do ---------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ def prepare(arguments: Sequence[str]) -> Callable[[], NoReturn]:
     params.n_ctx = options.ctx_size
     params.n_parallel = options.parallel
     params.cpuparams.n_threads = options.threads
+    params.n_gpu_layers = options.n_gpu_layers
     params.cache_ram_mib = options.cache_ram
     params.verbosity = options.verbosity
     params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ctx-size", type=int, required=True)
     parser.add_argument("--parallel", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--n-gpu-layers", type=int, default=-1)  # as many as there is memory for
     parser.add_argument("--cache-ram", type=int, default=64)
     parser.add_argument("--verbosity", type=int, default=1)
     parser.add_argument("--pooling", choices=sorted(_POOLING))

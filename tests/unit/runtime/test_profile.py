@@ -43,6 +43,15 @@ def test_the_installed_profile_fills_a_command_line_for_one_replica() -> None:
     assert not any("{" in part for part in found)
 
 
+def test_our_own_image_takes_all_that_a_container_is_given() -> None:
+    """It holds this worker, and a GPU is asked for whether or not the image can use it."""
+    worker = pytest.importorskip("appliance.runtime.workers.llama_cpp")
+    able = dataclasses.replace(REPLICA.variant, capabilities=("embeddings",))
+    for replica in (REPLICA, dataclasses.replace(REPLICA, variant=able, gpus=1)):
+        found = profile.profiles()["llama-cpp"].network_arguments(replica, "/w", "0.0.0.0", 1)
+        assert callable(worker.prepare(found))
+
+
 def test_a_capability_adds_its_arguments() -> None:
     able = dataclasses.replace(REPLICA.variant, capabilities=("embeddings", "unheard-of"))
     llama = profile.profiles()["llama-cpp"]
