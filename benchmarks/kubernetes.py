@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,6 +36,7 @@ from tests.helpers.kubeproxy import KubeProxy
 from tests.helpers.madeup import have_priorities, made_up_nodes
 from tests.helpers.organisation import Organisation
 
+ROOT = Path(__file__).parent.parent
 _OBJECTS = 1000
 _MACHINES = 5
 _STEADY_S = 120.0
@@ -71,11 +74,30 @@ def _measure(cluster: Cluster, scratch: Path) -> list[Row]:
     names = ("box-1", *(f"big-{number}" for number in range(_MACHINES)))
     with made_up_nodes(api, *names), KubeProxy(api) as proxy:
         kubeconfig = proxy.kubeconfig(scratch / "kubeconfig")
-        node = KubeNode(box, scratch / "state", kubeconfig, _NAMESPACE, name="box-1")
+        node = KubeNode(
+            box, scratch / "state", kubeconfig, _NAMESPACE,
+            name="box-1", python=_installed(scratch / "venv"),
+        )  # fmt: skip
         try:
             return _rows(api, proxy, node)
         finally:
             node.stop()
+
+
+def _installed(venv: Path) -> str:
+    """Install the controller as its image has it: what tests use besides weighs some 20 MiB."""
+    python = str(venv / "bin" / "python")
+    lock = ROOT / "requirements" / "image-appliance.lock"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for command in (
+        [sys.executable, "-m", "venv", str(venv)],
+        [*pip, "--require-hashes", "-r", str(lock)],
+        [*pip, "hatchling", "editables"],
+        [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)],
+        [python, "-c", "import appliance.wiring.node, appliance.wiring.connected"],
+    ):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return python
 
 
 def _rows(api: KubeApi, proxy: KubeProxy, node: KubeNode) -> list[Row]:

@@ -28,13 +28,15 @@ class KubeNode:
 
     def __init__(
         self, prepared: Path, state: Path, kubeconfig: Path, namespace: str, *, name: str,
-        command: Sequence[str] = (), environment: Mapping[str, str] | None = None, **settings: str,
+        command: Sequence[str] = (), environment: Mapping[str, str] | None = None,
+        python: str = sys.executable, **settings: str,
     ) -> None:  # fmt: skip
         """``name`` is what the cluster calls the machine; one that it lacks runs no pod.
 
-        ``command`` is what starts it, and ``environment`` what it has besides this run's.
+        ``command`` is what starts it, ``python`` where it is installed, and ``environment`` what it
+        has besides this run's.
         """
-        self._command = command
+        self._command = [*command, python]
         if state != prepared:
             shutil.copytree(prepared, state, dirs_exist_ok=True)
         self.state = state
@@ -61,7 +63,7 @@ class KubeNode:
         with self._lock, self.log.open("ab") as log:
             self.starts += 1
             self._process = subprocess.Popen(
-                [*self._command, sys.executable, "-m", "appliance", "node", "run",
+                [*self._command, "-m", "appliance", "node", "run",
                  "--state-dir", str(self.state)],
                 env=self._env, stdout=log, stderr=log,
             )  # fmt: skip

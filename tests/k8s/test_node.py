@@ -24,10 +24,10 @@ from appliance.kube.client import KubeApi
 from appliance.kube.resources import NODES, PODS, Resource
 from tests.conftest import ROOT, need_tool
 from tests.fakes.device_plugin import FakeDevicePlugin
+from tests.helpers.clusters import Cluster
 from tests.helpers.organisation import Organisation
 from tests.helpers.traffic import Gateway, Traffic
 from tests.helpers.waiting import wait_until
-from tests.k8s.conftest import Cluster
 from tests.k8s.wholenode import ENGINES, SYSTEM, WholeNode, is_ready
 
 log = logging.getLogger(__name__)

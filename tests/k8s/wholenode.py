@@ -23,10 +23,10 @@ from appliance.kube.resources import MODEL_DEPLOYMENTS, NODES, PODS
 from appliance.wiring import places
 from tests.conftest import DEMO_BUNDLE
 from tests.helpers.cluster_images import appliance_image, engine_image, pinned
+from tests.helpers.clusters import Cluster
 from tests.helpers.kubenode import KubeNode, prepared
 from tests.helpers.organisation import Organisation
 from tests.helpers.waiting import wait_until
-from tests.k8s.conftest import Cluster
 from tests.k8s.test_manifests import install
 
 Json = dict[str, Any]
@@ -61,7 +61,7 @@ class WholeNode:
         self.engine_image = image
         appliance_image(cluster)
         box = prepared(folder / "prepared", organisation, demo_bundle(organisation, folder))
-        # Now and not before: until there is a state folder the gateway's pod is tried ever more rarely.
+        # Not before: while there is no state folder the gateway's pod is tried ever more rarely.
         install(api, state=self.state)
         self.controller = KubeNode(
             box, self.state,
