@@ -6,6 +6,7 @@ both are part of the interface. Only ``cli/main.py`` prints an error, daemons tu
 Condition, and the local API carries it as JSON (``to_wire`` and ``from_wire``).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -84,6 +85,27 @@ class NotFoundError(ApplianceError):
 
     code = "not-found"
     exit_code = 9
+
+
+class ForbiddenError(ApplianceError):
+    """The API server knows us, or does not, and either way says no."""
+
+    code = "forbidden"
+    exit_code = 10
+
+
+class ConflictError(ApplianceError):
+    """Somebody else changed or owns what we wanted to write; read again before trying again.
+
+    ``fields`` are the paths that other field managers own, when server-side apply named them.
+    """
+
+    code = "conflict"
+    exit_code = 11
+
+    def __init__(self, what: str, *, hint: str | None = None, fields: Sequence[str] = ()) -> None:
+        super().__init__(what, hint=hint)
+        self.fields = tuple(fields)
 
 
 class RefusedError(ApplianceError):

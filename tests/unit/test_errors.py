@@ -10,6 +10,7 @@ from appliance.errors import ApplianceError, RefusedError
 CODES = {
     1: "failed", 2: "usage", 3: "bad-document", 4: "address-busy", 5: "engine",
     6: "state-unusable", 7: "peer-unreachable", 8: "locked", 9: "not-found",
+    10: "forbidden", 11: "conflict",
     20: "signature", 21: "expired", 22: "downgrade", 23: "incomplete", 24: "no-space",
     25: "does-not-fit", 26: "corrupt", 27: "malformed", 28: "scope", 29: "revoked", 30: "replay",
     31: "equivocation",
