@@ -4,6 +4,7 @@ import functools
 import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from appliance.core import wire
@@ -57,6 +58,10 @@ class Variant:
     context_max: int | None = None
     kv_bytes_per_token: int | None = None
     files: tuple[ModelFile, ...] = ()
+
+    def __hash__(self) -> int:
+        """Return a hash of what tells variants apart; there may be many files, and many asks."""
+        return hash((self.manifest, self.version, self.name))
 
     @property
     def reference(self) -> str:
@@ -146,6 +151,12 @@ class Replica:
 def _revision(replica: Replica) -> str:
     """Return the digest of all that an engine is started with; a pass asks for thousands."""
     return hashlib.sha256(wire.dumps(replica.to_wire())).hexdigest()[:12]
+
+
+@lru_cache(maxsize=8192)
+def _revision(replica: Replica) -> str:
+    what = {k: v for k, v in replica.to_wire().items() if k != "nodes"}
+    return hashlib.sha256(wire.dumps(what)).hexdigest()[:12]
 
 
 def _without_no_files(data: dict[str, Any]) -> dict[str, Any]:

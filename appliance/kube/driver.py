@@ -96,6 +96,7 @@ class KubernetesDriver:
         self._failures: dict[Key, _Failure] = {}
         self._history: dict[str, History] = {}
         self._away = ""
+        self._shown: dict[str, tuple[object, ObservedReplica]] = {}
         self._drawings = Drawings(context.owner)
         self._planner = Planner(self._drawings.replica, self._drawings.shared)
         self._view: View | None = None
@@ -143,6 +144,7 @@ class KubernetesDriver:
         names = {*self._wanted, *self._stopping}
         if self._view is not None:
             names |= self._view.pods_by_replica().keys()
+        self._shown = {name: kept for name, kept in self._shown.items() if name in names}
         return {name: self._observed(name) for name in sorted(names)}
 
     async def close(self) -> None:
@@ -168,6 +170,18 @@ class KubernetesDriver:
         deployment = None if view is None else view.get(DEPLOYMENTS, name)
         history = self._history.get(name) or History()
         pod = current(pods)
+        replica = None if held is None else held.replica
+        asked = (
+            replica,
+            self._stopping.get(name),
+            deployment,
+            pod,
+            self._error(name),
+            history.said,
+        )
+        shown = self._shown.get(name)
+        if shown is not None and shown[0] == asked:
+            return shown[1]
         known = Known(
             id=name,
             deployment=self._stopping.get(name) or (pod.deployment if pod else ""),
@@ -178,7 +192,9 @@ class KubernetesDriver:
             log_tail=history.tail,
             unpulled=history.unpulled,
         )
-        return observed(known, None if held is None else held.replica, deployment, pod)
+        found = observed(known, replica, deployment, pod)
+        self._shown[name] = (asked, found)
+        return found
 
     def _error(self, name: str) -> str:
         held = self._wanted.get(name)

@@ -125,6 +125,11 @@ class History:
     tail: tuple[str, ...] = ()
     unpulled: str = ""
 
+    @property
+    def said(self) -> tuple[object, ...]:
+        """All of it that shows in a replica."""
+        return self.before, self.served, self.tail, self.unpulled
+
     def note(self, pod: PodSeen) -> bool:
         """Count on; return whether an engine has ended whose last words are not known yet."""
         if self.pod and self.pod != pod.uid:

@@ -21,7 +21,7 @@ from appliance.node import keys
 from appliance.planner.conditions import cannot_start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Board:
         self._clock = clock
         self._routes = routes
         self._node = node
+        self._shown: tuple[Route, ...] = ()
         self._published: RouteSnapshot | None = None
         self._told: dict[str, tuple[object, ...]] = {}
         self._active: dict[str, str] = {}
@@ -55,15 +56,17 @@ class Board:
     def show(self, state: DesiredState, statuses: tuple[DeploymentStatus, ...]) -> None:
         """Take what is wanted and how it is, and tell whoever has to hear of it."""
         is_news = statuses != self.world.statuses
+        before = {s.name: s for s in self.world.statuses}
         self.world = World(state, statuses)
         if is_news:
-            self._note_changes(statuses)
+            self._note_changes(statuses, before)
+            self._shown = tuple(_route(s) for s in statuses)
         self._note_activations(statuses)
-        self._publish_routes(statuses)
+        self._publish_routes()
 
-    def _publish_routes(self, statuses: tuple[DeploymentStatus, ...]) -> None:
+    def _publish_routes(self) -> None:
         snapshot = RouteSnapshot(
-            tuple(_route(s) for s in statuses),
+            self._shown,
             self._ledger.read(keys.all_keys),
             self._ledger.read(meta.was_key_made),
         )
@@ -71,9 +74,16 @@ class Board:
             replace_quickly(self._routes, snapshot.dump(), mode=0o640)
             self._published = snapshot
 
-    def _note_changes(self, statuses: tuple[DeploymentStatus, ...]) -> None:
+    def _note_changes(
+        self, statuses: tuple[DeploymentStatus, ...], before: "Mapping[str, DeploymentStatus]"
+    ) -> None:
         """Tell the hub once whenever a deployment's conditions change."""
-        now = {s.name: _telling(s) for s in statuses}
+        now = {
+            s.name: self._told[s.name]
+            if s is before.get(s.name) and s.name in self._told
+            else _telling(s)
+            for s in statuses
+        }
         if now == self._told:
             return
         self.version += 1

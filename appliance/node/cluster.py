@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from appliance.core.model import Variant
 
 _RETRY_S = 5.0
-_APART_S = 0.25
-"""Passes are so far apart: what changes on its own is looked at at once, a flood together."""
+_SHARE = 4
+"""A pass waits for so many times as long as the last one took: what changes on its own is looked at
+at once, a flood together, and passes take at most a fifth of a processor."""
 
 Deployments = Mapping[str, SeenDeployment]
 
@@ -56,18 +57,20 @@ class ClusterController:
         self._view = view
         self._writer = writer
         self._clock = clock
-        self._ended = -_APART_S
+        self._next = 0.0
 
     async def reconcile(self) -> Again | None:
         """Look at the world once, and if it is for us do what is to be done now.
 
         What fails is said in a status and tried again; it does not hold up the others.
         """
-        await self._clock.sleep(max(0.0, self._ended + _APART_S - self._clock.monotonic()))
+        await self._clock.sleep(max(0.0, self._next - self._clock.monotonic()))
+        began = self._clock.monotonic()
         try:
             return await self._reconcile()
         finally:
-            self._ended = self._clock.monotonic()
+            ended = self._clock.monotonic()
+            self._next = ended + _SHARE * (ended - began)
 
     async def _reconcile(self) -> Again | None:
         seen, places = self._view.deployments(), self._view.places()

@@ -1,7 +1,8 @@
 """Where something may run, and what every decision is made of."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from appliance.core.documents import ModelDeployment
 from appliance.core.ids import Digest
@@ -60,20 +61,34 @@ def replicas_of(
     resources = spec.resources if in_cluster else None
     limit = limit_bytes(estimate(variant, spec.context, slots))
     return tuple(
-        Replica(
-            id=f"{deployment.name}-{number}",
-            deployment=deployment.name,
-            variant=variant,
-            engine=ENGINES[variant.format],
-            context=spec.context,
-            slots=slots,
-            memory_limit_bytes=limit,
-            gpus=0 if resources is None else resources.gpu or 0,
-            mig="" if resources is None else resources.mig or "",
-            priority=spec.priority if in_cluster else "standard",
+        _kept(
+            Replica(
+                id=f"{deployment.name}-{number}",
+                deployment=deployment.name,
+                variant=variant,
+                engine=ENGINES[variant.format],
+                context=spec.context,
+                slots=slots,
+                memory_limit_bytes=limit,
+                gpus=0 if resources is None else resources.gpu or 0,
+                mig="" if resources is None else resources.mig or "",
+                priority=spec.priority if in_cluster else "standard",
+            )
         )
         for number in numbers
     )
+
+
+@lru_cache(maxsize=8192)
+def _kept(replica: Replica) -> Replica:
+    """Return the first that was equal: asked the same at each pass, the same comes back."""
+    return replica
+
+
+@lru_cache(maxsize=8192)
+def may_run_on(replica: Replica, nodes: tuple[str, ...]) -> Replica:
+    """Return a replica with the nodes that may take it."""
+    return replace(replica, nodes=nodes)
 
 
 def used_bytes(replica: Replica) -> int:

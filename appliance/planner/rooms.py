@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from appliance.core.documents import ModelDeployment
@@ -27,11 +28,16 @@ class Need:
     gpus: int = 0
     any_gpu: bool = False
 
-    @classmethod
-    def of(cls, replica: Replica) -> "Need":
+    @staticmethod
+    def of(replica: Replica) -> "Need":
         """Return the need of a replica."""
-        least = estimate(replica.variant, replica.context, replica.slots).known_bytes
-        return cls(least, used_bytes(replica), replica.gpus, bool(replica.mig))
+        return _need(replica)
+
+
+@lru_cache(maxsize=8192)
+def _need(replica: Replica) -> Need:
+    least = estimate(replica.variant, replica.context, replica.slots).known_bytes
+    return Need(least, used_bytes(replica), replica.gpus, bool(replica.mig))
 
 
 class Room:

@@ -10,7 +10,7 @@ which nothing runs. A newer version takes over once there is room for all of it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from appliance.core.documents import ModelDeployment
@@ -22,6 +22,7 @@ from appliance.planner.place import (
     Place,
     context_too_long,
     goes_on,
+    may_run_on,
     replicas_of,
     signed,
 )
@@ -245,7 +246,7 @@ class _Placing:
         for replica, node in spots.taken.items():
             others = self._with_room(replica.variant, Need.of(replica))
             nodes = {node, *(room.node for room in others)}
-            found.append(replace(replica, nodes=tuple(sorted(nodes))))
+            found.append(may_run_on(replica, tuple(sorted(nodes))))
         return found
 
     def _replicas(self, variant: Variant, numbers: Sequence[int]) -> tuple[Replica, ...]:
