@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,14 +46,16 @@ def node(
     cluster: Cluster,
     api: KubeApi,
     organisation: Organisation,
-    tmp_path_factory: pytest.TempPathFactory,
     demo_weights: Path,
 ) -> Iterator[WholeNode]:
     assert demo_weights.exists()
-    folder = tmp_path_factory.mktemp("whole")
-    environment = two_gpus(folder) if cluster.is_ours else {}
-    with WholeNode(cluster, api, organisation, folder, **environment) as made:
-        yield made
+    # Not pytest's own folder: that is shut again for all others whenever another run begins.
+    with tempfile.TemporaryDirectory(prefix="appliance-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        environment = two_gpus(folder) if cluster.is_ours else {}
+        with WholeNode(cluster, api, organisation, folder, **environment) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ no others, and is the user that they expect: what works with it needs nobody's f
 import base64
 import datetime
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,7 +43,10 @@ _AS_USER = (
 
 
 class WholeNode:
-    """A node of a cluster that serves the demo's real model; use it as a context."""
+    """A node of a cluster that serves the demo's real model; use it as a context.
+
+    Its ``folder`` has to be one that everybody may pass through: it holds what others mount.
+    """
 
     def __init__(
         self, cluster: Cluster, api: KubeApi, organisation: Organisation, folder: Path, **env: str
@@ -52,8 +54,6 @@ class WholeNode:
         self.cluster = cluster
         self.api = api
         self.state = folder / "state"
-        for above in (folder, *folder.parents[:2]):
-            above.chmod(above.stat().st_mode | 0o011)
         self.node = this_machine(api)
         image = os.environ.get("EDGE_TEST_ENGINE") or engine_image(cluster)
         if cluster.is_ours:
@@ -91,7 +91,6 @@ class WholeNode:
             wait_until(lambda: not self.pods(), "the end of all engines", 90)
         finally:
             self.controller.stop()
-            shutil.rmtree(self.state, ignore_errors=True)
 
     def start(self) -> None:
         """Start the controller, and wait until it answers."""
