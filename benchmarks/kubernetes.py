@@ -72,7 +72,7 @@ def _measure(cluster: Cluster, scratch: Path) -> list[Row]:
     organisation = Organisation.create(scratch / "organisation")
     box = prepared(scratch / "box", organisation, organisation.bundle())
     names = ("box-1", *(f"big-{number}" for number in range(_MACHINES)))
-    with made_up_nodes(api, *names), KubeProxy(api) as proxy:
+    with made_up_nodes(api, *names, roomy=True), KubeProxy(api) as proxy:
         kubeconfig = proxy.kubeconfig(scratch / "kubeconfig")
         node = KubeNode(
             box, scratch / "state", kubeconfig, _NAMESPACE,

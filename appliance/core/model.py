@@ -4,7 +4,6 @@ import functools
 import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any
 
 from appliance.core import wire
@@ -128,6 +127,10 @@ class Replica:
     priority: str = "standard"
     nodes: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        """Return a hash of what mostly tells replicas apart."""
+        return hash((self.id, self.variant.manifest, self.context, self.nodes))
+
     @property
     def revision(self) -> str:
         """12 hex digits that change whenever the engine would have to be started anew."""
@@ -151,12 +154,6 @@ class Replica:
 def _revision(replica: Replica) -> str:
     """Return the digest of all that an engine is started with; a pass asks for thousands."""
     return hashlib.sha256(wire.dumps(replica.to_wire())).hexdigest()[:12]
-
-
-@lru_cache(maxsize=8192)
-def _revision(replica: Replica) -> str:
-    what = {k: v for k, v in replica.to_wire().items() if k != "nodes"}
-    return hashlib.sha256(wire.dumps(what)).hexdigest()[:12]
 
 
 def _without_no_files(data: dict[str, Any]) -> dict[str, Any]:
