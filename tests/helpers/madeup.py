@@ -69,16 +69,8 @@ def _say_ready(api: KubeApi, name: str, *, roomy: bool) -> None:
         "lastHeartbeatTime": now, "lastTransitionTime": now,
     }  # fmt: skip
     room = {"pods": "9999", "cpu": "9999", "memory": "99Ti"} if roomy else {"pods": "0"}
-    api.merge(
-        NODES.path(name=name, sub="status"),
-        {
-            "status": {
-                "conditions": [ready],
-                "allocatable": {"pods": "0"},
-                "capacity": {"pods": "0"},
-            }
-        },
-    )
+    status = {"conditions": [ready], "allocatable": room, "capacity": room}
+    api.merge(NODES.path(name=name, sub="status"), {"status": status})
 
 
 def have_priorities(api: KubeApi) -> None:
