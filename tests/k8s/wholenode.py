@@ -61,7 +61,10 @@ class WholeNode:
         self.engine_image = image
         appliance_image(cluster)
         box = prepared(folder / "prepared", organisation, demo_bundle(organisation, folder))
-        # Not before: while there is no state folder the gateway's pod is tried ever more rarely.
+        # A pod that waits for a folder is tried ever more rarely, up to two minutes apart.
+        for place in (places.ROUTES.parent, places.SPOOL):
+            (self.state / place).mkdir(parents=True)
+            os.chown(self.state / place, USER, USER)
         install(api, state=self.state)
         self.controller = KubeNode(
             box, self.state,
@@ -78,7 +81,7 @@ class WholeNode:
             self.start()
             wanted = {"id": "a-test", "tenant": "a-test"}
             self.key = str(self.local().call("POST", "/v1/gateway/keys", wanted)["key"])
-            wait_until(self._gateway_answers, "the gateway's pod", 90)
+            self._wait_for_gateway()
         except BaseException:
             self.controller.stop()
             raise
@@ -99,6 +102,14 @@ class WholeNode:
             wait_until(lambda: self.local().call("GET", "/v1/status"), "the controller", 60)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.controller.log.read_text()[-2000:]}") from error
+
+    def _wait_for_gateway(self) -> None:
+        try:
+            wait_until(lambda: self.gateway().call("GET", "/v1/models"), "the gateway's pod", 120)
+        except AssertionError as error:
+            events = self.api.list(f"/api/v1/namespaces/{SYSTEM}/events")[0]
+            told = [f"{e['involvedObject']['name']}: {e['message']}" for e in events]
+            raise AssertionError("\n".join([str(error), *told])) from error
 
     # --- what users do ---------------------------------------------------------------------------
 
@@ -153,9 +164,6 @@ class WholeNode:
         ours = "app.kubernetes.io/managed-by=edge-appliance"
         labels = f"{ours},edge-appliance.dev/deployment={name}" if name else ours
         return self.api.list(PODS.path(ENGINES), labels=labels)[0]
-
-    def _gateway_answers(self) -> bool:
-        return isinstance(self.gateway().call("GET", "/v1/models")["data"], list)
 
 
 def this_machine(api: KubeApi) -> Json:
