@@ -33,6 +33,8 @@ Value = TypeVar("Value")
 
 _CLOSE_S = 0.8
 _SHORT_S = 1.0
+_PAGE = 200
+"""A page's dictionaries are the most memory that a list takes, and each page is a call."""
 _LISTING = threading.Lock()
 """One list at a time: pages weigh ten times what is kept of them, and all start at once."""
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -186,7 +188,8 @@ class Informer(Generic[Value]):
         what, version = self._what, ""
         held: dict[str, Value] = {}
         self.lists += 1
-        for items, version in self._api.pages(what.path, labels=what.labels, fields=what.fields):  # noqa: B007
+        pages = self._api.pages(what.path, labels=what.labels, fields=what.fields, page=_PAGE)
+        for items, version in pages:  # noqa: B007
             while items:  # each is dropped as soon as it is slim
                 item = items.pop()
                 value = self._slimmed(item)
