@@ -2,12 +2,15 @@
 
 import contextlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import ApplianceError
 from appliance.kube.lease import Candidate, LeaseHolder, Term
 from tests.fakes.kubeapi import FakeKubeApi
+
+pytestmark = pytest.mark.slow
 
 TERM = Term(30, 20.0, 5.0)
 STEPS = st.one_of(

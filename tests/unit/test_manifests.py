@@ -10,6 +10,8 @@ import yaml
 from appliance import __version__
 from scripts.manifests import OVERLAYS, render
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 

@@ -11,6 +11,8 @@ from tests.helpers.bad_pods import ALSO, FOLDER, LISTED, bad, good
 from tests.helpers.models import variant
 from tests.helpers.policies import Json, broken, rules
 
+pytestmark = pytest.mark.slow
+
 BAD = bad()
 
 

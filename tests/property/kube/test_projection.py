@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,8 @@ from appliance.core.state import Origin
 from appliance.kube import owned
 from appliance.kube.words import Put, Remove, TakeOver
 from tests.helpers.projected import KIND, World
+
+pytestmark = pytest.mark.slow
 
 NAMES = st.sampled_from(["a", "b"])
 SPECS = st.fixed_dictionaries(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from appliance.planner.decide import decide
 from appliance.planner.place import Decision, Place, used_bytes
 from tests.helpers.models import GIB, MIB, deployment, place
 from tests.property.planner.test_settles import contexts, names, variants
+
+pytestmark = pytest.mark.slow
 
 NODES = ("a", "b", "c")
 memories = st.none() | st.integers(0, 12 * GIB)

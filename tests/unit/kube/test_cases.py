@@ -15,6 +15,8 @@ from tests.helpers.definitions import (
     schema_of,
 )
 
+pytestmark = pytest.mark.slow
+
 INVALID, VALID = cases("invalid"), cases("valid")
 ROOT_METADATA = {"label-with-a-space", "label-key-with-a-space"}
 """Metadata are the server's own business: no definition describes them."""

@@ -15,6 +15,8 @@ from appliance.kube.conformance.checklist import Status
 from appliance.kube.conformance.run import CHECKS, Report, run
 from appliance.kube.errors import ForbiddenError
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 DATA = Path(checklist.__file__).parent / "data"
 

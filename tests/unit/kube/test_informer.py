@@ -14,6 +14,8 @@ from appliance.kube.resources import CONFIG_MAPS
 from tests.fakes.kubeapi import FakeKubeApi
 from tests.helpers.waiting import until
 
+pytestmark = pytest.mark.slow
+
 QUICK = Pace(watch_s=30, resync_s=60, first_s=0.01, most_s=0.02)
 
 

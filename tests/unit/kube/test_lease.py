@@ -11,6 +11,8 @@ from appliance.kube.resources import LEASES
 from tests.fakes.kubeapi import FakeKubeApi
 from tests.helpers.waiting import until
 
+pytestmark = pytest.mark.slow
+
 WHERE = ("edge-system", "planner")
 TERM = Term(30, 20.0, 5.0)
 
