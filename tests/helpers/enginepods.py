@@ -18,11 +18,11 @@ from appliance.kube.resources import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, Reso
 from appliance.kube.server import detect
 from appliance.runtime.driver import Driver
 from tests.helpers.cluster_images import engine_image
+from tests.helpers.madeup import have_priorities
 
 if TYPE_CHECKING:
     from appliance.kube.client import KubeApi
 
-_PRIORITIES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", False)
 MODEL = ("small", "1", "Q4_1", "model.gguf")
 
 
@@ -47,8 +47,7 @@ class EngineWorld:
             namespace, models, image=image, threads=1, cpu_millis=100, settle_s=1, drain_s=2
         )
         self.abilities = detect(api)
-        for name in ("edge-critical", "edge-standard", "edge-batch"):
-            _make_priority(api, name)
+        have_priorities(api)
         self.owner = self.make_owner("notes")
 
     def make_owner(self, name: str) -> Owner:
@@ -136,19 +135,6 @@ def _is_here(api: "KubeApi") -> bool:
     nodes, _ = api.list(NODES.path())
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return [n["status"]["nodeInfo"]["bootID"] for n in nodes] == [boot]
-
-
-def _make_priority(api: "KubeApi", name: str) -> None:
-    body = {
-        "apiVersion": _PRIORITIES.api_version,
-        "kind": _PRIORITIES.kind,
-        "metadata": {"name": name},
-        "value": 0,
-    }
-    try:
-        api.get(_PRIORITIES.path(name=name))
-    except NotFoundError:
-        api.create(_PRIORITIES.path(), body)
 
 
 def _processes(uid: str) -> Iterable[int]:

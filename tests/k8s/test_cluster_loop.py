@@ -15,6 +15,7 @@ from appliance.kube.client import Json, KubeApi
 from appliance.kube.resources import DEPLOYMENTS, LEASES, MODEL_DEPLOYMENTS, NAMESPACES, NODES
 from tests.helpers.definitions import install
 from tests.helpers.kubenode import KubeNode, prepared
+from tests.helpers.madeup import have_priorities
 from tests.helpers.organisation import Organisation
 from tests.helpers.waiting import wait_until
 
@@ -30,6 +31,7 @@ class Loop:
         self.namespace = f"loop-{uuid.uuid4().hex[:8]}"
         self.nodes: list[KubeNode] = []
         self._box, self._folder = box, folder
+        have_priorities(api)
         api.create(NAMESPACES.path(), {"metadata": {"name": self.namespace}})
         items, _ = api.list(NODES.path())
         self.machine = items[0]["metadata"]["name"] if items else "no-machine"
