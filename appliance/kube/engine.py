@@ -10,14 +10,17 @@ Hence quantities in their canonical form and no field with its default where the
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from appliance.core import wire
 from appliance.core.model import Replica
-from appliance.errors import MalformedError
+from appliance.errors import EngineError, MalformedError
 from appliance.kube import small
 from appliance.kube.resources import (
     CLAIM_TEMPLATES,
@@ -28,7 +31,7 @@ from appliance.kube.resources import (
     Resource,
 )
 from appliance.kube.server import Abilities
-from appliance.runtime.profile import EngineProfile, PodProbe
+from appliance.runtime.profile import EngineProfile, PodProbe, profiles
 from appliance.runtime.workers.drain import DRAIN_S
 
 Json = dict[str, Any]
@@ -44,7 +47,12 @@ NUMBER = 65532
 _MODELS = "/models"
 _GPU, _MIG = "nvidia.com/gpu", "nvidia.com/mig-"
 _GRACE_S = 5
+_MOST_NAME, _MOST_SERVICE = 60, 63
+"""How long the names of a ModelDeployment in a cluster and of a Service may be."""
 _SLEEP_ACTION_SINCE = (1, 30)
+_REPLICA = TypeAdapter(Replica)
+_PART = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
+"""What a folder below the models may be called."""
 CONTAINED = (
     "own user",
     "no new privileges",
@@ -308,8 +316,17 @@ class Rendering:
 
 
 def service_name(deployment: str) -> str:
-    """Return a Service's name, which, unlike a ModelDeployment's, begins with a letter."""
-    return deployment if deployment[0].isalpha() else f"m-{deployment[:61]}".rstrip("-")
+    """Return a Service's name, which, unlike a ModelDeployment's, begins with a letter.
+
+    One that is made for this is longer than a ModelDeployment's can be: it is nobody else's.
+    """
+    if deployment[0].isalpha():
+        return deployment
+    found = f"m-{deployment}"
+    if len(found) > _MOST_NAME:
+        return found[:_MOST_SERVICE].rstrip("-")
+    digest = hashlib.sha256(deployment.encode()).hexdigest()
+    return f"{found}-{digest}"[:_MOST_SERVICE]
 
 
 def quantity(count: int) -> str:
@@ -323,11 +340,20 @@ def quantity(count: int) -> str:
 
 
 def replica_in(annotations: Mapping[str, str]) -> Replica | None:
-    """Return the replica that a Deployment's annotations name, or None when they name none."""
+    """Return the replica that a Deployment's annotations name, or None when they name none.
+
+    Anybody who may write Deployments may have written them: one that we would not make is none.
+    """
     try:
-        return Replica.from_wire(wire.loads(annotations[REPLICA].encode(), what="a replica"))
-    except (KeyError, TypeError, ValueError, AttributeError, MalformedError):
+        text = annotations[REPLICA].encode()
+        _REPLICA.validate_json(text, strict=True)
+        found = Replica.from_wire(wire.loads(text, what="a replica"))
+        profiles()[found.engine].in_network()
+    except (KeyError, TypeError, ValueError, AttributeError, EngineError, MalformedError):
         return None
+    variant = found.variant
+    parts = (variant.model, variant.version, variant.name)
+    return found if all(_PART.fullmatch(part) for part in parts) else None
 
 
 def _labels(engine: str, deployment: str, replica: str = "") -> dict[str, str]:

@@ -286,12 +286,38 @@ def test_sizes_are_written_as_the_server_writes_them(count: int, text: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "service"), [("notes", "notes"), ("7b", "m-7b"), ("9" + "a" * 62, "m-9" + "a" * 60)]
+    ("name", "service"),
+    [("notes", "notes"), ("m-7b", "m-7b"), ("7b", "m-7b-925"), ("9" + "a" * 59, "m-9" + "a" * 59)],
 )
 def test_a_service_begins_with_a_letter(name: str, service: str) -> None:
-    assert service_name(name) == service
+    found = service_name(name)
+    assert found.startswith(service)
+    assert len(found) <= 63
+    assert found == name or len(found) > 60, "no ModelDeployment has this name for its own"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", '{"variant": 1}'])
 def test_an_annotation_that_names_no_replica_is_none(text: str) -> None:
+    assert replica_in({REPLICA: text}) is None
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"engine": "unknown"},
+        {"context": "512"},
+        {"memory_limit_bytes": None},
+        {"nodes": [1]},
+        {"variant": {"version": "/etc"}},
+        {"variant": {"model": "../.."}},
+        {"variant": {"file": 7}},
+    ],
+    ids=str,
+)
+def test_an_annotation_that_somebody_forged_is_none(forged: dict[str, Any]) -> None:
+    wire = replica().to_wire()
+    text = json.dumps(
+        {**wire, **forged, "variant": {**wire["variant"], **forged.get("variant", {})}}
+    )
+    assert replica_in({REPLICA: json.dumps(wire)}) == replica()
     assert replica_in({REPLICA: text}) is None
