@@ -8,6 +8,7 @@ know. Foreign exceptions end here.
 import builtins
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ from urllib.parse import urlencode
 import kubernetes.client
 import kubernetes.config
 import urllib3
+import yaml
 from urllib3.response import BaseHTTPResponse
 
 from appliance.errors import (
+    ApplianceError,
     BadDocumentError,
     NotFoundError,
     PeerUnreachableError,
@@ -28,13 +31,20 @@ from appliance.errors import (
 )
 from appliance.kube.errors import ConflictError, ExistsError, ForbiddenError, GoneError
 
+log = logging.getLogger(__name__)
+
 Json = dict[str, Any]
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _MOST_LINE = 8 << 20
+_RUBBISH = (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What the library raises for a kubeconfig that makes no sense."""
 _NO_SUCH_FIELDS = "failed to create typed patch object"
 """How servers before 1.21 refuse an apply that does not fit the schema: with a 500."""
+
+
+_Stamp = tuple[int, int, int]
 
 
 class KubeApi:
@@ -56,6 +66,8 @@ class KubeApi:
         self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
         self._timeout_s = timeout_s
         self._counting = threading.Lock()
+        self._file: Path | None = None
+        self._stamp: _Stamp | None = None
 
     @classmethod
     def connect(
@@ -73,26 +85,28 @@ class KubeApi:
             NotFoundError: the file is not there, or this is no pod.
             StateUnusableError: the file says nothing that can be used.
         """
-        configuration = kubernetes.client.Configuration()
-        configuration.connection_pool_maxsize = pool
+        stamp = _stamp(kubeconfig)
+        made = cls(_configuration(kubeconfig, pool), manager, timeout_s)
+        made._file, made._stamp = kubeconfig, stamp
+        return made
+
+    def _renew(self) -> None:
+        """Read the kubeconfig again when somebody has replaced it: tokens and certificates end."""
+        with self._counting:
+            stamp = _stamp(self._file)
+            if stamp is None or stamp == self._stamp:
+                return
+            self._stamp = stamp
+        pool = self._configuration.connection_pool_maxsize
         try:
-            if kubeconfig is None:
-                kubernetes.config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-            else:
-                if not kubeconfig.is_file():
-                    raise NotFoundError(
-                        f"there is no kubeconfig at {kubeconfig}",
-                        hint="set kubernetes.kubeconfig in the settings, or KUBECONFIG",
-                    )
-                kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]
-                    str(kubeconfig), client_configuration=configuration
-                )
-        except kubernetes.config.ConfigException as error:
-            where = "this pod" if kubeconfig is None else str(kubeconfig)
-            raise StateUnusableError(f"{where} does not say how to reach a cluster: {error}") from (
-                error
-            )
-        return cls(configuration, manager, timeout_s)
+            configuration = _configuration(self._file, pool)
+            client = kubernetes.client.ApiClient(configuration)
+        except (ApplianceError, OSError, ValueError) as error:
+            log.warning("%s was replaced and cannot be used: %s", self._file, error)
+            return
+        log.info("%s was replaced: it is in use from now on", self._file)
+        self._configuration, self._client = configuration, client
+        self._pool = client.rest_client.pool_manager
 
     def get(self, path: str) -> Json:
         """Return one object, or whatever JSON is at a path.
@@ -261,6 +275,7 @@ class KubeApi:
         data: bytes | None = None,
         content: str = "",
     ) -> BaseHTTPResponse:
+        self._renew()
         headers = {"Accept": "application/json", "User-Agent": self.manager}
         if data is not None:
             headers["Content-Type"] = content
@@ -281,6 +296,41 @@ class KubeApi:
             with response:
                 said = response.read(1 << 20)
         raise _refusal(f"{method} {path}", response.status, said)
+
+
+def _stamp(kubeconfig: Path | None) -> _Stamp | None:
+    """Return what changes when a file is replaced; None while it is not there."""
+    try:
+        found = None if kubeconfig is None else kubeconfig.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _configuration(kubeconfig: Path | None, pool: int) -> "kubernetes.client.Configuration":
+    configuration = kubernetes.client.Configuration()
+    configuration.connection_pool_maxsize = pool
+    where = "this pod" if kubeconfig is None else str(kubeconfig)
+    try:
+        if kubeconfig is None:
+            kubernetes.config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        else:
+            if not kubeconfig.is_file():
+                raise NotFoundError(
+                    f"there is no kubeconfig at {kubeconfig}",
+                    hint="set kubernetes.kubeconfig in the settings, or KUBECONFIG",
+                )
+            kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]
+                str(kubeconfig), client_configuration=configuration
+            )
+    except kubernetes.config.ConfigException as error:
+        raise StateUnusableError(f"{where} does not say how to reach a cluster: {error}") from error
+    except _RUBBISH as error:  # its text is not told: it may quote a secret
+        kind = type(error).__name__
+        raise StateUnusableError(
+            f"{where} does not say how to reach a cluster: it cannot be read ({kind})"
+        ) from None
+    return configuration
 
 
 class Watch:
