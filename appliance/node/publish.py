@@ -66,6 +66,7 @@ class Publisher:
         own = await asyncio.to_thread(self._own)
         conflict: ConflictError | None = None
         await asyncio.to_thread(self._tell_site, own, self._sites.get(self._site))
+        await self._leave_sites(own.node)
         for write in model_writes(own, self._models.items()):
             try:
                 await asyncio.to_thread(self._write, write, own.node)
@@ -85,6 +86,13 @@ class Publisher:
         elif shown.node(own.node) == read_site(told).node(own.node):
             return
         self._apply_status(SITES, told, own.node)
+
+    async def _leave_sites(self, node: str) -> None:
+        """Take back what other Sites say of this node: it was in them, or somebody made it up."""
+        for name, shown in self._sites.items().items():
+            if name != self._site and shown.node(node) is not None:
+                log.info("the site %s is not this node's: its entry there goes", name)
+                await asyncio.to_thread(leave, self._api, SITES, name, node)
 
     def _write(self, write: Write, node: str) -> None:
         path, manager = MODELS.path(name=write.name), manager_of(node)

@@ -17,6 +17,7 @@ from appliance.kube.publish import (
     NodeHolding,
     Own,
     SiteView,
+    body,
     holdings,
     read_model,
     read_site,
@@ -153,6 +154,23 @@ def test_an_entry_that_somebody_deleted_comes_back() -> None:
             await until(lambda: not one.sees())
             await settled(api, one)
             assert one.sees()["n1"].variants == (variant(),)
+
+    asyncio.run(story())
+
+
+def test_what_another_site_says_of_a_node_goes_and_what_it_says_of_others_stays() -> None:
+    async def story() -> None:
+        api = FakeKubeApi()
+        one = Member(api, "n1", variant())
+        path = SITES.path(name="elsewhere")
+        api.apply(path, body(SITES, "elsewhere", spec={}))
+        forged = {"nodes": [{"name": "n1", "memoryBytes": 0}, {"name": "n9", "memoryBytes": 1}]}
+        api.apply(f"{path}/status", body(SITES, "elsewhere", status=forged))
+        async with site(one):
+            await until(lambda: len(one.sites) == 1)
+            await settled(api, one)
+            assert one.sees()["n1"].machine.memory_bytes == 8 << 30
+            assert one.sees()["n9"].machine.memory_bytes == 1
 
     asyncio.run(story())
 
