@@ -19,12 +19,10 @@ from appliance.core.state import (
     Truth,
 )
 from appliance.kube import read
-from appliance.kube.resources import GROUP
+from appliance.kube.owned import DEMAND, owner_of
 
 Json = dict[str, Any]
 
-OWNER = f"{GROUP}/owner"
-DEMAND = f"{GROUP}/demand"
 
 _ALSO_SEEN = ("Progressing", "Degraded")
 """Conditions that are made of others; see ``status``."""
@@ -70,7 +68,7 @@ class Reader:
             int(metadata.get("generation", 0)),
             document,
             finding,
-            _origin((metadata.get("labels") or {}).get(OWNER)),
+            owner_of(metadata.get("labels") or {}, notes, metadata["name"]),
             notes.get(DEMAND),
             found.get("status") or {},
         )
@@ -89,10 +87,6 @@ class Reader:
             return None, document
         assert isinstance(document, ModelDeployment)
         return document, None
-
-
-def _origin(label: str | None) -> Origin:
-    return Origin(label) if label in (Origin.FLEET, Origin.LOCAL) else Origin.CLUSTER
 
 
 def told(

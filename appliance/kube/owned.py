@@ -38,6 +38,9 @@ REBUILDER = "rebuilt-from-ledger"
 
 _REPLICAS = "replicas"
 
+MOST_NOTES = 32 << 10
+"""How many bytes of labels and annotations are kept of one object; servers allow 256 KiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -66,11 +69,7 @@ class Seen:
 
     @property
     def owner(self) -> Origin:
-        """Who owns it by its mark; without a whole mark it is somebody's here."""
-        label = self.labels.get(OWNER)
-        if label not in (Origin.FLEET, Origin.LOCAL) or not self.annotations.get(FROM):
-            return Origin.CLUSTER
-        return Origin(label) if applied(self.annotations, self.name) else Origin.CLUSTER
+        return owner_of(self.labels, self.annotations, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +84,28 @@ class Difference:
         return f"{self.field} is {_shown(self.here)} here, {_shown(self.wanted)} in the fleet"
 
 
+def owner_of(labels: Mapping[str, str], annotations: Mapping[str, str], name: str) -> Origin:
+    """Return who owns an object by its mark; without a whole mark it is somebody's here."""
+    label = labels.get(OWNER)
+    if label not in (Origin.FLEET, Origin.LOCAL) or not annotations.get(FROM):
+        return Origin.CLUSTER
+    return Origin(label) if applied(annotations, name) else Origin.CLUSTER
+
+
 def seen_of(found: Json) -> Seen:
     """Return what matters of an object as the API server sends it."""
     meta = found["metadata"]
+    labels = dict(meta.get("labels") or {})
     notes = {k: v for k, v in (meta.get("annotations") or {}).items() if k != DEMAND}
+    if weight(labels, notes) > MOST_NOTES:  # what is ours is enough to know whose it is
+        labels, notes = (_ours(found) for found in (labels, notes))
     fields, touched, scaled = _managed(meta.get("managedFields"))
     return Seen(
         found["kind"],
         meta["name"],
         meta["uid"],
         found.get("spec") or {},
-        dict(meta.get("labels") or {}),
+        labels,
         notes,
         fields,
         touched,
@@ -103,6 +113,16 @@ def seen_of(found: Json) -> Seen:
         "deletionTimestamp" in meta,
         meta.get("resourceVersion", ""),
     )
+
+
+def weight(*notes: Mapping[str, str]) -> int:
+    """Return how many characters labels and annotations have."""
+    return sum(len(key) + len(value) for one in notes for key, value in one.items())
+
+
+def _ours(notes: Mapping[str, str]) -> dict[str, str]:
+    ours = {k: v for k, v in notes.items() if k.startswith(f"{GROUP}/")}
+    return ours if weight(ours) <= MOST_NOTES else {}
 
 
 def _managed(entries: Iterable[Json] | None) -> tuple[frozenset[str], bool, bool]:

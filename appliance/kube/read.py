@@ -16,6 +16,7 @@ from appliance.core import reading
 from appliance.core.documents import Document
 from appliance.core.state import Condition, Truth
 from appliance.errors import BadDocumentError
+from appliance.kube.owned import MOST_NOTES, weight
 
 Json = dict[str, Any]
 
@@ -32,6 +33,9 @@ def document(resource: Json) -> Document | Condition:
     metadata = {k: v for k, v in resource.get("metadata", {}).items() if k in _READ}
     if isinstance(notes := metadata.get("annotations"), dict):
         metadata["annotations"] = {k: v for k, v in notes.items() if not k.startswith(_KUBECTL)}
+    if (size := _weight(metadata)) > MOST_NOTES:
+        why = f"its labels and annotations have {size} characters; allowed: {MOST_NOTES}"
+        return Condition("Ready", Truth.FALSE, INVALID, why)
     kept = {k: v for k, v in resource.items() if k in ("apiVersion", "kind", "spec")}
     where = f"{metadata.get('namespace', '')}/{metadata.get('name', '')}".lstrip("/")
     try:
@@ -42,6 +46,11 @@ def document(resource: Json) -> Document | Condition:
     except BadDocumentError as error:
         said = error.what.replace(f"{where}: ", "").replace("\n  ", "; ")
         return Condition("Ready", Truth.FALSE, INVALID, said)
+
+
+def _weight(metadata: Json) -> int:
+    notes = (metadata.get(name) for name in ("labels", "annotations"))
+    return weight(*(one for one in notes if isinstance(one, dict)))
 
 
 def to_object(
