@@ -10,6 +10,8 @@ from appliance.kube.engine import CONTAINED, NOT_CONTAINED, quantity
 from appliance.kube.seen import HOPELESS, PodSeen, Seen
 from appliance.runtime.profile import profiles
 
+WELL = "ready"
+"""What a replica says that serves and is as it should be."""
 _LAUNCHER = "kubernetes"
 _UNPULLED = frozenset({"ErrImagePull", "ImagePullBackOff"})
 """What a kubelet says by turns of an image that it cannot have; only the first one says why."""
@@ -63,7 +65,7 @@ def observed(
     if pod is not None and pod.is_ready and pod.address and not pod.is_deleting:
         port = profiles()[wanted.engine].in_network().port
         address = f"[{pod.address}]" if ":" in pod.address else pod.address
-        message = known.error or "ready"
+        message = known.error or WELL
         return replace(
             base, phase=Phase.READY, message=message, endpoint=f"http://{address}:{port}"
         )

@@ -12,6 +12,7 @@ from typing import Any
 from appliance.core.documents import ModelDeployment
 from appliance.core.state import Condition, DeploymentStatus, Phase, Truth
 from appliance.kit.clock import rfc3339
+from appliance.kube.observed import WELL
 from appliance.kube.resources import GROUP
 from appliance.kube.server import Abilities
 
@@ -138,6 +139,9 @@ def _degraded(found: DeploymentStatus, ready: Condition) -> Condition:
     if 0 < found.ready < found.replicas:
         message = f"{found.ready} of {found.replicas} serve"
         return Condition("Degraded", Truth.TRUE, "FewerThanWanted", message)
+    impaired = [e for e in found.engines if e.phase is Phase.READY and e.message != WELL]
+    if impaired:  # such as somebody else's Service of its name: no gateway reaches it
+        return Condition("Degraded", Truth.TRUE, "NotAsDeclared", impaired[0].message)
     verified = found.condition("Verified")
     if found.ready and verified is not None and verified.status is Truth.FALSE:
         return Condition("Degraded", Truth.TRUE, verified.reason, verified.message)

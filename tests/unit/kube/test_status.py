@@ -23,10 +23,21 @@ LATER = NOW + datetime.timedelta(hours=1)
 
 
 def found(
-    *phases: Phase, reason: str = "Serving", replicas: int = 1, **changes: Any
+    *phases: Phase,
+    reason: str = "Serving",
+    replicas: int = 1,
+    impaired: str = "ready",
+    **changes: Any,
 ) -> DeploymentStatus:
     engines = tuple(
-        ObservedReplica(f"notes-{n}", "notes", "0", phase, node="a", message=f"notes-{n} failed")
+        ObservedReplica(
+            f"notes-{n}",
+            "notes",
+            "0",
+            phase,
+            node="a",
+            message=impaired if phase is Phase.READY else f"notes-{n} failed",
+        )
         for n, phase in enumerate(phases)
     )
     ready = sum(phase is Phase.READY for phase in phases)
@@ -102,6 +113,8 @@ def test_arithmetic_that_moves_with_the_neighbours_is_not_written_by_itself() ->
 def test_what_fails_or_is_fewer_than_wanted_is_degraded() -> None:
     some = write(found(Phase.READY, Phase.BACKOFF, reason="EngineFails", replicas=2))
     assert stated(some)["Degraded"] == ("True", "EngineFails")
+    odd = write(found(Phase.READY, impaired="there is a Service of its name"))
+    assert stated(odd)["Degraded"] == ("True", "NotAsDeclared")
     few = write(found(Phase.READY, Phase.STARTING, reason="Starting", replicas=2))
     assert stated(few)["Degraded"] == ("True", "FewerThanWanted")
     assert stated(few)["Progressing"] == ("True", "Replacing")
