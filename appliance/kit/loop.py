@@ -16,6 +16,9 @@ from appliance.kit.clock import Clock
 
 log = logging.getLogger(__name__)
 
+_MOST_RETRY_S = 30.0
+"""Who was away for an hour is heard again this soon."""
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
@@ -62,10 +65,11 @@ async def drive(
     """Run ``reconcile`` for ever.
 
     Success waits for what it asked for, else for a wake or the resync interval. A failure waits
-    from half a second up to the resync interval, longer each time; a refusal, which retrying
-    cannot cure, waits for a wake or the resync interval at once.
+    from half a second up to half a minute, longer each time, and never past the resync interval;
+    a refusal, which retrying cannot cure, waits for a wake or the resync interval at once.
     """
-    delays = growing(0.5, resync_s)
+    most_s = min(resync_s, _MOST_RETRY_S)
+    delays = growing(0.5, most_s)
     while True:
         try:
             again = await reconcile()
@@ -81,5 +85,5 @@ async def drive(
             log.exception("%s failed; trying again", name)
             await clock.sleep(next(delays))
             continue
-        delays = growing(0.5, resync_s)
+        delays = growing(0.5, most_s)
         await wake.wait(clock, resync_s if again is None else min(again.after_s, resync_s))

@@ -42,6 +42,7 @@ def slept(steps: list[Step], resync_s: float = 300) -> list[float]:
 @pytest.mark.parametrize("error", [RETRIED, NoSpaceError("full"), OSError("flaky"), KeyError("x")])
 def test_a_failure_waits_longer_each_time_up_to_the_resync_interval(error: Exception) -> None:
     assert slept([error] * 6, resync_s=6) == [0.5, 1, 2, 4, 6, 6]
+    assert slept([error] * 8, resync_s=600)[-2:] == [30, 30], "who was away long is soon heard"
 
 
 @pytest.mark.parametrize("error", [SignatureError("not signed"), MalformedError("not JSON")])
