@@ -11,6 +11,7 @@ takes the entry over; one that never held it gives way, and is not planned for u
 Pure: catalogue and facts in, bodies out; objects in, holdings out.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ Json = dict[str, Any]
 
 _MANAGER = "edge-appliance-node-"
 _MOST_SUMMARY = 512
+_UUID = re.compile(r"[0-9A-Za-z./_-]+")
 _ABOUT = ("summary", "publisher", "licence", "capabilities")
 
 
@@ -365,11 +367,17 @@ def _read_machine(entry: Json) -> NodeHolding:
     return NodeHolding(
         entry["name"],
         machine=MachineFacts(None, None, entry.get("memoryBytes"), None, survey),
-        fenced={gpu["uuid"]: gpu["fenced"] for gpu in known or () if gpu.get("fenced")},
+        fenced={gpu["uuid"]: gpu["fenced"] for gpu in known or () if _is_fenced(gpu)},
         disk_pressure=entry.get("diskPressure"),
         id=str(entry.get("id", "")),
         version=str(entry.get("version", "")),
     )
+
+
+def _is_fenced(entry: Json) -> bool:
+    """Whether it is fenced; its number becomes part of an expression, so that it must be one."""
+    uuid = entry.get("uuid")
+    return bool(entry.get("fenced")) and isinstance(uuid, str) and bool(_UUID.fullmatch(uuid))
 
 
 def _read_gpu(entry: Json) -> Gpu:

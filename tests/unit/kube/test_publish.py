@@ -175,3 +175,14 @@ def test_entries_that_make_no_sense_are_left_out() -> None:
     status = {"nodes": [{"held": []}, {"name": "n", "held": ["latest"]}, {"name": "m"}]}
     view = read_model({"metadata": {"name": "small"}, "spec": spec, "status": status})
     assert (view.variants, view.nodes) == ((), (NodeEntry("m", frozenset()),))
+
+
+def test_a_fenced_gpu_whose_number_is_none_gets_into_no_expression() -> None:
+    gpus = [
+        {"uuid": 'x"]) || true || ("', "name": "g", "fenced": "because"},
+        {"uuid": "GPU-1", "name": "g", "fenced": "XID 79"},
+    ]
+    view = read_site(
+        {"metadata": {"name": "here"}, "status": {"nodes": [{"name": "n1", "gpus": gpus}]}}
+    )
+    assert view.nodes[0].fenced == {"GPU-1": "XID 79"}
