@@ -171,9 +171,18 @@ def pod_seen(found: Json) -> PodSeen | None:
         why=str(status.get("message") if over else waiting.get("message", "")),
         ended=_ended(state) or _ended(container.get("lastState") or {}),
         unplaced=_unplaced(conditions.get("PodScheduled")),
-        has_ended=bool(containers)
-        and all("terminated" in (c.get("state") or {}) for c in containers),
+        has_ended=bool(containers) and all(_is_over(c) for c in containers),
     )
+
+
+def _is_over(container: Json) -> bool:
+    """Whether a container has ended, or never began and cannot: its image is not to be had.
+
+    A kubelet may take a minute to let go of such a pod; it starts nothing in one that is deleted.
+    """
+    state = container.get("state") or {}
+    waiting = (state.get("waiting") or {}).get("reason", "")
+    return "terminated" in state or (waiting in HOPELESS and not container.get("containerID"))
 
 
 def differences(wanted: Any, live: Any, where: str = "") -> Iterator[str]:

@@ -195,6 +195,9 @@ def machine(api: KubeApi) -> Iterator[None]:
 def proxy(api: KubeApi, machine: None) -> Iterator[KubeProxy]:  # noqa: ARG001
     install(api)
     have_priorities(api)
+    for kind in _WIDE:  # what controllers of other tests said of the machines that are there
+        for item in api.list(kind.path())[0]:
+            api.delete(kind.path(name=item["metadata"]["name"]))
     with KubeProxy(api) as found:
         yield found
 
