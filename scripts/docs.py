@@ -16,7 +16,7 @@ import typer
 from appliance import errors, settings
 from appliance.cli.main import build
 from appliance.core import quantity, reading
-from appliance.kube import crd
+from appliance.kube.objects import crd
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"

@@ -1,7 +1,7 @@
 """The documents people write, each defined once.
 
 From these classes come validation with line numbers, the JSON schema for editors, the reference
-page and the Kubernetes CRDs (``kube/crd.py``). They are frozen; what was parsed is trusted from
+page and the CRDs (``kube/objects/crd.py``). They are frozen; what was parsed is trusted from
 then on. A field's ``description`` is what the reference page and ``kubectl explain`` say about it.
 What holds between fields stands in ``RULES`` beside them. Reading them is ``core/reading.py``; what
 goes into a bundle is ``core/definitions.py``; what the catalogue holds, ``core/catalogue.py``.

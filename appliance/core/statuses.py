@@ -1,9 +1,8 @@
 """What the controller says about each kind in Kubernetes, defined once as the specs are.
 
 Nobody reads a status from a file: these classes are the schema that an API server holds statuses
-to (``kube/crd.py``). Lists of nodes merge by name, as each node writes its own entry. What the
-controller wrote must never be refused for its length, so that texts may be as long as Kubernetes'
-own are.
+to (``kube/objects/crd.py``). Lists of nodes merge by name: each node writes its own entry. What
+the controller wrote must never be refused for its length: texts may be as long as Kubernetes' own.
 """
 
 from typing import Annotated, Literal

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError, PeerUnreachableError
-from appliance.kube.engine import DEPLOYMENT
-from appliance.kube.observed import current
+from appliance.kube.pods.observed import current
+from appliance.kube.pods.rendering import DEPLOYMENT
+from appliance.kube.pods.seen import PodSeen, pod_seen
 from appliance.kube.resources import PODS
-from appliance.kube.seen import PodSeen, pod_seen
 from appliance.runtime import logfile
 
 if TYPE_CHECKING:

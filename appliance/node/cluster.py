@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from appliance.core.state import DeploymentStatus, DesiredDeployment, DesiredState
 from appliance.kit.clock import Clock
 from appliance.kit.loop import Again
-from appliance.kube.deployments import SeenDeployment, told
+from appliance.kube.objects.deployments import SeenDeployment, told
 from appliance.node.board import Board
 from appliance.node.rounds import Facts, Rounds, by_deployment
 from appliance.node.shown import StatusWriter

@@ -7,7 +7,7 @@ from appliance.core.documents import API_VERSION, Document, ModelDeployment
 from appliance.core.mirror import Asked, Key, Mirrored
 from appliance.core.state import DesiredDeployment, DesiredState, Origin
 from appliance.errors import BadDocumentError
-from appliance.kube import owned
+from appliance.kube.words import owned
 from appliance.planner.desired import ONLY_HERE
 
 _KIND = ModelDeployment.kind_name

@@ -16,7 +16,7 @@ from appliance.core.documents import Document, ModelDeployment, Site
 from appliance.core.mirror import Asked, Mirrored
 from appliance.core.state import DesiredState, Origin, Unreadable
 from appliance.errors import BadDocumentError, NotFoundError, UsageError
-from appliance.kube import owned
+from appliance.kube.words import owned
 from appliance.ledger import mirror
 from appliance.node import clustered
 from appliance.planner.desired import merge

@@ -1,6 +1,6 @@
 """The node's words as custom resources: look, plan, remember, write. It may run at any time, twice.
 
-Every node of a site runs this for its own words. What is decided is in ``kube/projection.py``; what
+Every node of a site runs this for its own words. ``kube/words/projection.py`` decides; what
 is remembered goes to the ledger before the cluster hears of it, and again after. The cluster may be
 away for as long as it likes: then this is tried again, and nothing else waits for it.
 """
@@ -19,12 +19,11 @@ from appliance.core.state import Origin
 from appliance.errors import ApplianceError, NotFoundError, PeerUnreachableError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.loop import Again
-from appliance.kube import datastore
-from appliance.kube.datastore import path_of
 from appliance.kube.errors import ConflictError
-from appliance.kube.owned import Json, Seen, seen_of
-from appliance.kube.projection import plan
-from appliance.kube.words import (
+from appliance.kube.words import datastore
+from appliance.kube.words.datastore import path_of
+from appliance.kube.words.owned import Json, Seen, seen_of
+from appliance.kube.words.plan import (
     Drop,
     Finding,
     Heard,
@@ -39,6 +38,7 @@ from appliance.kube.words import (
     View,
     Word,
 )
+from appliance.kube.words.projection import plan
 from appliance.ledger import mirror
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream

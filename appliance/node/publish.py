@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from appliance.errors import BadDocumentError
 from appliance.kit.loop import Again
 from appliance.kube.errors import ConflictError
-from appliance.kube.publish import (
+from appliance.kube.objects.publish import (
     ModelView,
     Own,
     SiteView,

@@ -11,9 +11,16 @@ from appliance.core.state import DeploymentStatus
 from appliance.errors import ApplianceError, NotFoundError
 from appliance.kit.clock import Clock
 from appliance.kit.loop import Again
-from appliance.kube.deployments import SeenDeployment
+from appliance.kube.objects.deployments import SeenDeployment
+from appliance.kube.objects.status import (
+    About,
+    Happening,
+    happenings,
+    is_detail,
+    refusal_of,
+    status_of,
+)
 from appliance.kube.resources import MODEL_DEPLOYMENTS
-from appliance.kube.status import About, Happening, happenings, is_detail, refusal_of, status_of
 
 if TYPE_CHECKING:
     from appliance.kube.client import Json, KubeApi

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from appliance.kit.loop import Again
-from appliance.kube import verified
-from appliance.kube.publish import manager_of
+from appliance.kube.objects import verified
+from appliance.kube.objects.publish import manager_of
 from appliance.kube.resources import CONFIG_MAPS
 
 if TYPE_CHECKING:

@@ -17,22 +17,23 @@ from appliance.core.model import Variant
 from appliance.errors import ApplianceError
 from appliance.kit.clock import SystemClock
 from appliance.kit.loop import Wake, drive
-from appliance.kube import owned, verified
 from appliance.kube.client import Json, KubeApi
-from appliance.kube.crd import RESOURCES, definition, for_old_servers
-from appliance.kube.demand import DemandTeller
-from appliance.kube.deployments import Reader, SeenDeployment
-from appliance.kube.driver import KubernetesContext, KubernetesDriver
-from appliance.kube.engine import Owner, PodSettings, Rendering
 from appliance.kube.events import NORMAL, WARNING, Recorder, reference
 from appliance.kube.informer import Informer, Pace, Selection
 from appliance.kube.lease import Candidate, Heartbeat, LeaseHolder
-from appliance.kube.places import places, takes_work
-from appliance.kube.publish import ModelView, Own, SiteView, holdings, read_model, read_site
+from appliance.kube.objects import verified
+from appliance.kube.objects.crd import RESOURCES, definition, for_old_servers
+from appliance.kube.objects.demand import DemandTeller
+from appliance.kube.objects.deployments import Reader, SeenDeployment
+from appliance.kube.objects.places import places, takes_work
+from appliance.kube.objects.publish import ModelView, Own, SiteView, holdings, read_model, read_site
+from appliance.kube.objects.status import Happening, undone
+from appliance.kube.pods.driver import KubernetesContext, KubernetesDriver
+from appliance.kube.pods.rendering import Owner, PodSettings, Rendering
 from appliance.kube.resources import MODEL_DEPLOYMENTS, MODELS, NODES, SITES
 from appliance.kube.server import Server
-from appliance.kube.status import Happening, undone
-from appliance.kube.words import TakeOver
+from appliance.kube.words import owned
+from appliance.kube.words.plan import TakeOver
 from appliance.node import desired, site
 from appliance.node.cluster import ClusterController, ClusterView, Words
 from appliance.node.leaving import Leaving

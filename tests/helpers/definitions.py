@@ -19,8 +19,8 @@ import yaml
 from appliance.core.documents import API_VERSION
 from appliance.core.rules import KEYWORD
 from appliance.errors import ApplianceError
-from appliance.kube import crd
 from appliance.kube.client import KubeApi
+from appliance.kube.objects import crd
 from appliance.kube.resources import DEFINITIONS, Resource
 from tests.conftest import ROOT
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from appliance.core.mirror import Asked, Key, Mirrored
 from appliance.core.state import Origin
-from appliance.kube import owned
-from appliance.kube.owned import Seen
-from appliance.kube.projection import plan
-from appliance.kube.words import (
+from appliance.kube.words import owned
+from appliance.kube.words.owned import Seen
+from appliance.kube.words.plan import (
     Drop,
     Finding,
     Heard,
@@ -24,6 +23,7 @@ from appliance.kube.words import (
     View,
     Word,
 )
+from appliance.kube.words.projection import plan
 from tests.helpers.models import wire_deployment
 
 KIND = "ModelDeployment"

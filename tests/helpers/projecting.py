@@ -11,12 +11,12 @@ from appliance.core import reading
 from appliance.core.documents import Document
 from appliance.core.mirror import Key, Mirrored
 from appliance.core.state import DesiredState
-from appliance.kube import owned
 from appliance.kube.client import KubeApi
-from appliance.kube.crd import RESOURCES, definition
-from appliance.kube.datastore import path_of
-from appliance.kube.owned import Json
-from appliance.kube.words import Finding, TakeOver
+from appliance.kube.objects.crd import RESOURCES, definition
+from appliance.kube.words import owned
+from appliance.kube.words.datastore import path_of
+from appliance.kube.words.owned import Json
+from appliance.kube.words.plan import Finding, TakeOver
 from appliance.ledger import mirror
 from appliance.ledger.db import Ledger
 from appliance.node import desired

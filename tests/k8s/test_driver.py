@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.core.state import ObservedReplica, Phase
-from appliance.kube.driver import KubernetesDriver
+from appliance.kube.pods.driver import KubernetesDriver
 from appliance.kube.resources import DEPLOYMENTS, SERVICES, Resource
 from tests.contract.test_driver import gone, replica, until
 from tests.helpers.enginepods import EngineWorld, engines

@@ -13,10 +13,10 @@ import pytest
 
 from appliance.core.state import Origin
 from appliance.errors import NotFoundError, PeerUnreachableError
-from appliance.kube import owned
 from appliance.kube.client import KubeApi
 from appliance.kube.resources import DEFINITIONS, NAMESPACES
-from appliance.kube.words import TakeOver
+from appliance.kube.words import owned
+from appliance.kube.words.plan import TakeOver
 from appliance.ledger import mirror
 from appliance.node import desired
 from tests.helpers.clusters import SCRIPT, start_cluster

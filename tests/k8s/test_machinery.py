@@ -22,7 +22,7 @@ from appliance.kube.client import Json, KubeApi
 from appliance.kube.events import WARNING, Recorder, reference
 from appliance.kube.informer import Informer, Pace, Selection
 from appliance.kube.lease import Candidate, Heartbeat, LeaseHolder, Record, Term
-from appliance.kube.publish import Own, holdings, read_model, read_site
+from appliance.kube.objects.publish import Own, holdings, read_model, read_site
 from appliance.kube.resources import CONFIG_MAPS, EVENTS, LEASES, MODELS, SITES
 from appliance.kube.server import detect
 from appliance.node.publish import Publisher

@@ -18,9 +18,9 @@ import pytest
 from appliance.core.documents import Document
 from appliance.core.reading import parse_yaml
 from appliance.errors import ApplianceError, BadDocumentError
-from appliance.kube import crd, read
 from appliance.kube.client import KubeApi
 from appliance.kube.errors import ExistsError
+from appliance.kube.objects import crd, read
 from appliance.kube.resources import MODEL_DEPLOYMENTS, MODELS, NAMESPACES
 from tests.conftest import ROOT, need_tool
 from tests.helpers.definitions import Case, cases, install, resource_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.ids import Digest
-from appliance.kube import verified
+from appliance.kube.objects import verified
 from tests.helpers.bad_pods import ALSO, FOLDER, LISTED, bad, good
 from tests.helpers.models import variant
 from tests.helpers.policies import Json, broken, rules

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core.state import Origin
-from appliance.kube import owned
-from appliance.kube.words import Put, Remove, TakeOver
+from appliance.kube.words import owned
+from appliance.kube.words.plan import Put, Remove, TakeOver
 from tests.helpers.projected import KIND, World
 
 pytestmark = pytest.mark.slow

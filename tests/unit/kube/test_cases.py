@@ -5,7 +5,7 @@ import pytest
 from appliance.core import reading
 from appliance.core.documents import Document
 from appliance.errors import BadDocumentError
-from appliance.kube import read
+from appliance.kube.objects import read
 from tests.helpers.definitions import (
     Case,
     broken_rules,

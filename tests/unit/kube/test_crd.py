@@ -13,7 +13,7 @@ import yaml
 from appliance.core import documents, reading
 from appliance.core.rules import KEYWORD
 from appliance.core.statuses import STATUSES
-from appliance.kube import crd
+from appliance.kube.objects import crd
 from appliance.kube.resources import MODEL_DEPLOYMENTS, Resource
 from tests.helpers.definitions import MANIFESTS, Json, nodes, refusals, schema_of
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from appliance.core.mirror import Datastore
-from appliance.kube.datastore import judged
+from appliance.kube.words.datastore import judged
 
 KNOWN = Datastore("cluster", "namespace", "a,b", 1000, epoch=3)
 

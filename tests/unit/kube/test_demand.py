@@ -8,7 +8,7 @@ import pytest
 
 from appliance.core.demand import Demand
 from appliance.errors import NotFoundError, PeerUnreachableError
-from appliance.kube.demand import ANNOTATION, DemandTeller, combined, due, read
+from appliance.kube.objects.demand import ANNOTATION, DemandTeller, combined, due, read
 from tests.helpers.waiting import StillClock
 
 NOON = datetime.datetime(2026, 12, 1, 12, tzinfo=datetime.UTC)

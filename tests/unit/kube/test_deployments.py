@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from appliance.core.state import Origin
-from appliance.kube import owned
-from appliance.kube.deployments import Reader
+from appliance.kube.objects.deployments import Reader
+from appliance.kube.words import owned
 from tests.helpers.models import wire_deployment
 
 Json = dict[str, Any]

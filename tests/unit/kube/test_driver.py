@@ -12,9 +12,9 @@ from appliance.core.model import Replica
 from appliance.core.state import ObservedReplica, Phase
 from appliance.errors import EngineError, NotFoundError, PeerUnreachableError
 from appliance.kube.client import Json
-from appliance.kube.driver import KubernetesContext, KubernetesDriver
-from appliance.kube.engine import DEPLOYMENT, REPLICA, Owner, PodSettings, Rendering
 from appliance.kube.informer import Pace
+from appliance.kube.pods.driver import KubernetesContext, KubernetesDriver
+from appliance.kube.pods.rendering import DEPLOYMENT, REPLICA, Owner, PodSettings, Rendering
 from appliance.kube.resources import (
     BUDGETS,
     CLAIM_TEMPLATES,
@@ -371,7 +371,7 @@ def test_who_may_not_write_only_looks_on() -> None:
 def test_a_server_that_is_away_at_the_start_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("appliance.kube.driver._OPEN_S", 0.05)
+    monkeypatch.setattr("appliance.kube.pods.driver._OPEN_S", 0.05)
     cluster = Cluster()
     cluster.api.away = True
 
@@ -413,7 +413,7 @@ def test_an_engine_without_an_image_says_so_and_makes_nothing() -> None:
 
 def test_an_engine_of_no_cluster_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     llama = dataclasses.replace(profiles()["llama-cpp"], network=None)
-    monkeypatch.setattr("appliance.kube.driver.profiles", lambda: {"llama-cpp": llama})
+    monkeypatch.setattr("appliance.kube.pods.driver.profiles", lambda: {"llama-cpp": llama})
 
     async def story(driver: KubernetesDriver) -> None:
         with pytest.raises(EngineError, match="cannot run in a cluster"):

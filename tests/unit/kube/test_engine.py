@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from appliance.core.model import Replica
 from appliance.errors import EngineError
-from appliance.kube.engine import (
+from appliance.kube.pods.rendering import (
     REPLICA,
     Manifest,
     Owner,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from appliance.core.state import ObservedReplica, Phase
-from appliance.kube.observed import History, Known, current, observed
-from appliance.kube.seen import PodSeen, Seen
+from appliance.kube.pods.observed import History, Known, current, observed
+from appliance.kube.pods.seen import PodSeen, Seen
 from tests.unit.kube.test_engine import replica
 
 WELL = PodSeen(

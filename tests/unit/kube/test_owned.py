@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from appliance.core.state import Origin
-from appliance.kube import owned
-from appliance.kube.owned import seen_of
+from appliance.kube.words import owned
+from appliance.kube.words.owned import seen_of
 
 KIND = "ModelDeployment"
 

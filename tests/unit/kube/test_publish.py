@@ -6,7 +6,7 @@ from typing import Any
 from appliance.core.ids import Digest
 from appliance.core.machine import Gpu, GpuSurvey, MachineFacts
 from appliance.core.model import NOT_LISTED, Denial, Variant
-from appliance.kube.publish import (
+from appliance.kube.objects.publish import (
     ModelView,
     NodeEntry,
     Own,

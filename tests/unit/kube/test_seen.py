@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from appliance.kit.clock import SystemClock
-from appliance.kube.engine import DEPLOYMENT, REPLICA, REVISION
-from appliance.kube.seen import PodSeen, differences, pod_seen, seen
-from appliance.kube.steps import written
-from appliance.kube.view import View
+from appliance.kube.pods.rendering import DEPLOYMENT, REPLICA, REVISION
+from appliance.kube.pods.seen import PodSeen, differences, pod_seen, seen
+from appliance.kube.pods.steps import written
+from appliance.kube.pods.view import View
 from tests.unit.kube.test_engine import render, replica
 
 POD: dict[str, Any] = {

@@ -13,8 +13,8 @@ from appliance.core.state import (
     Phase,
     Truth,
 )
-from appliance.kube.driver import KubernetesDriver
-from appliance.kube.status import About, happenings, refusal_of, status_of, undone
+from appliance.kube.objects.status import About, happenings, refusal_of, status_of, undone
+from appliance.kube.pods.driver import KubernetesDriver
 from tests.helpers.abilities import abilities
 from tests.helpers.models import deployment, variant
 

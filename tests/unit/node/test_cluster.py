@@ -12,7 +12,7 @@ import pytest
 from appliance.core.state import DesiredDeployment, DesiredState, Origin, Phase
 from appliance.errors import NotFoundError, PeerUnreachableError
 from appliance.kit.loop import Again
-from appliance.kube.deployments import Reader, SeenDeployment
+from appliance.kube.objects.deployments import Reader, SeenDeployment
 from appliance.ledger.db import Ledger
 from appliance.node.board import Board
 from appliance.node.cluster import ClusterController, ClusterView

@@ -12,7 +12,7 @@ from appliance.core.documents import Document
 from appliance.core.mirror import Asked, Mirrored
 from appliance.core.state import Origin
 from appliance.errors import NotFoundError, UsageError
-from appliance.kube import owned
+from appliance.kube.words import owned
 from appliance.ledger import mirror
 from appliance.ledger.db import Ledger
 from appliance.node import desired, site

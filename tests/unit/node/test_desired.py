@@ -13,11 +13,11 @@ from appliance.core.documents import Document
 from appliance.core.mirror import Datastore, Mirrored
 from appliance.core.state import Origin
 from appliance.errors import NotFoundError
-from appliance.kube import owned
-from appliance.kube.datastore import Survey
-from appliance.kube.owned import Seen
-from appliance.kube.projection import plan
-from appliance.kube.words import Remove, TakeOver
+from appliance.kube.words import owned
+from appliance.kube.words.datastore import Survey
+from appliance.kube.words.owned import Seen
+from appliance.kube.words.plan import Remove, TakeOver
+from appliance.kube.words.projection import plan
 from appliance.ledger import mirror
 from appliance.ledger.db import Ledger
 from appliance.node import desired, site

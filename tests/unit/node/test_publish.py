@@ -12,7 +12,7 @@ from appliance.core.machine import GpuSurvey, MachineFacts
 from appliance.core.model import Variant
 from appliance.errors import ApplianceError
 from appliance.kube.informer import Informer, Pace, Selection
-from appliance.kube.publish import (
+from appliance.kube.objects.publish import (
     ModelView,
     NodeHolding,
     Own,

@@ -24,7 +24,7 @@ RESOURCES = (MODEL_DEPLOYMENTS, MODELS, SITES)
 SHORT_NAMES = {"ModelDeployment": ["md"], "Model": ["mdl"], "Site": []}
 HEADER = (
     "# Written by `make docs` from the documents in appliance/core (documents.py, catalogue.py,\n"
-    "# statuses.py) by appliance/kube/crd.py. Do not edit.\n"
+    "# statuses.py) by appliance/kube/objects/crd.py. Do not edit.\n"
 )
 
 _KEPT = (

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from appliance.core.mirror import Datastore, Key, Mirrored
 from appliance.errors import NotFoundError, PeerUnreachableError
-from appliance.kube.owned import Json, Seen, seen_of
 from appliance.kube.resources import DEFINITIONS, MODEL_DEPLOYMENTS, NAMESPACES, SITES, Resource
+from appliance.kube.words.owned import Json, Seen, seen_of
 
 if TYPE_CHECKING:
     from appliance.kube.client import KubeApi

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from appliance.core.model import Replica
 from appliance.errors import EngineError
-from appliance.kube.engine import Manifest, Owner, Rendering
+from appliance.kube.pods.rendering import Manifest, Owner, Rendering
 from appliance.runtime.profile import profiles
 
 

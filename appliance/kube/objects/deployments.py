@@ -18,8 +18,8 @@ from appliance.core.state import (
     Origin,
     Truth,
 )
-from appliance.kube import read
-from appliance.kube.owned import DEMAND, owner_of
+from appliance.kube.objects import read
+from appliance.kube.words.owned import DEMAND, owner_of
 
 Json = dict[str, Any]
 

@@ -15,9 +15,9 @@ from dataclasses import replace
 from appliance.core.documents import API_VERSION
 from appliance.core.mirror import Key, Mirrored
 from appliance.core.state import Origin
-from appliance.kube import owned
-from appliance.kube.owned import Difference, Json, Seen
-from appliance.kube.words import (
+from appliance.kube.words import owned
+from appliance.kube.words.owned import Difference, Json, Seen
+from appliance.kube.words.plan import (
     Drop,
     Finding,
     Heard,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from appliance.core.model import Replica
 from appliance.core.state import ObservedReplica, Phase
-from appliance.kube.engine import CONTAINED, NOT_CONTAINED, quantity
-from appliance.kube.seen import HOPELESS, PodSeen, Seen
+from appliance.kube.pods.rendering import CONTAINED, NOT_CONTAINED, quantity
+from appliance.kube.pods.seen import HOPELESS, PodSeen, Seen
 from appliance.runtime.profile import profiles
 
 WELL = "ready"

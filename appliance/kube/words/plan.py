@@ -7,7 +7,7 @@ from typing import Any
 
 from appliance.core.mirror import Asked, Key, Mirrored
 from appliance.core.state import Origin
-from appliance.kube.owned import Difference, Json, Seen
+from appliance.kube.words.owned import Difference, Json, Seen
 
 
 class TakeOver(StrEnum):

@@ -18,21 +18,21 @@ from appliance.errors import ApplianceError, PeerUnreachableError
 from appliance.kit.backoff import growing
 from appliance.kit.clock import Clock, SystemClock
 from appliance.kit.loop import Again, Wake, drive
-from appliance.kube import effects
-from appliance.kube.drawings import Drawings
-from appliance.kube.engine import (
+from appliance.kube.informer import Informer, Pace, Selection
+from appliance.kube.pods import effects
+from appliance.kube.pods.drawings import Drawings
+from appliance.kube.pods.observed import History, Known, current, observed
+from appliance.kube.pods.rendering import (
     MANAGED_BY,
     MANAGER,
     Owner,
     Rendering,
     replica_in,
 )
-from appliance.kube.informer import Informer, Pace, Selection
-from appliance.kube.observed import History, Known, current, observed
+from appliance.kube.pods.seen import PodSeen, Seen, pod_seen, seen
+from appliance.kube.pods.steps import Key, Planner, Step, Wanted, key_of, owner_of
+from appliance.kube.pods.view import View
 from appliance.kube.resources import CLAIM_TEMPLATES, DEPLOYMENTS, PODS, SERVICES, Resource
-from appliance.kube.seen import PodSeen, Seen, pod_seen, seen
-from appliance.kube.steps import Key, Planner, Step, Wanted, key_of, owner_of
-from appliance.kube.view import View
 from appliance.runtime.profile import profiles
 
 if TYPE_CHECKING:

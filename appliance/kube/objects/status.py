@@ -12,7 +12,7 @@ from typing import Any
 from appliance.core.documents import ModelDeployment
 from appliance.core.state import Condition, DeploymentStatus, Phase, Truth
 from appliance.kit.clock import rfc3339
-from appliance.kube.observed import WELL
+from appliance.kube.pods.observed import WELL
 from appliance.kube.resources import GROUP
 from appliance.kube.server import Abilities
 

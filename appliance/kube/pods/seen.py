@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.kube import small
-from appliance.kube.engine import (
+from appliance.kube.pods.rendering import (
     DEPLOYMENT,
     MANAGED_BY,
     MANAGER,

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError, EngineError, NotFoundError
-from appliance.kube.engine import Json
 from appliance.kube.errors import ConflictError
+from appliance.kube.pods.rendering import Json
+from appliance.kube.pods.seen import PodSeen, Seen, differences, seen
+from appliance.kube.pods.steps import Make, Mend, Remove, Step, foreign, written
 from appliance.kube.resources import PODS
-from appliance.kube.seen import PodSeen, Seen, differences, seen
-from appliance.kube.steps import Make, Mend, Remove, Step, foreign, written
 from appliance.runtime import logfile
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from appliance.kube.publish import NodeHolding
+from appliance.kube.objects.publish import NodeHolding
 from appliance.planner.place import Place
 
 Json = dict[str, Any]

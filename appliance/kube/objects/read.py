@@ -16,7 +16,7 @@ from appliance.core import reading
 from appliance.core.documents import Document
 from appliance.core.state import Condition, Truth
 from appliance.errors import BadDocumentError
-from appliance.kube.owned import MOST_NOTES, weight
+from appliance.kube.words.owned import MOST_NOTES, weight
 
 Json = dict[str, Any]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.kit.clock import Clock
+from appliance.kube.pods.seen import PodSeen, Seen
 from appliance.kube.resources import PODS, Resource
-from appliance.kube.seen import PodSeen, Seen
 
 _BELIEVED_S = 5.0
 """How long an answer to a write counts without a word from the watch. Then it is looked up."""

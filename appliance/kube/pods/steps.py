@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from appliance.core.model import Replica
 from appliance.errors import EngineError
-from appliance.kube.engine import DEPLOYMENT, REPLICA, Json, Manifest, replica_in
+from appliance.kube.pods.rendering import DEPLOYMENT, REPLICA, Json, Manifest, replica_in
+from appliance.kube.pods.seen import Seen, differences
+from appliance.kube.pods.view import View
 from appliance.kube.resources import CLAIM_TEMPLATES, DEPLOYMENTS, Resource
-from appliance.kube.seen import Seen, differences
-from appliance.kube.view import View
 
 Key = tuple[Resource, str]
 

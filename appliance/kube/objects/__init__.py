@@ -1,0 +1,1 @@
+"""Our custom resources: how they are defined, read and written."""

@@ -1,0 +1,1 @@
+"""Engines as pods: rendered, compared with what is there, put right."""

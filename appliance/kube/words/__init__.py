@@ -1,0 +1,1 @@
+"""What the fleet and the site said, as custom resources of a cluster."""
