@@ -181,7 +181,9 @@ def _without(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without(v) for k, v in value.items() if k not in _OF_THE_SERVER}
     if isinstance(value, list):
-        return [_without(v) for v in value]
+        found = [_without(v) for v in value]
+        by_type = all(isinstance(v, dict) and "type" in v for v in found)
+        return sorted(found, key=lambda v: str(v["type"])) if by_type else found
     return value
 
 
