@@ -39,8 +39,8 @@ from tests.helpers.organisation import Organisation
 ROOT = Path(__file__).parent.parent
 _OBJECTS = 1000
 _MACHINES = 5
-_STEADY_S = 120.0
-_EVENTS = 60
+_STEADY_S = 90.0
+_EVENTS = 40
 _NAMESPACE = "edge-engines"
 
 
