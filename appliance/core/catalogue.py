@@ -146,5 +146,5 @@ def summary(variants: Iterable[Variant]) -> str:
     found: dict[str, list[str]] = {}
     for variant in variants:
         found.setdefault(variant.version, []).append(variant.name)
-    line = ", ".join(f"{version} {' '.join(sorted(names))}" for version, names in found.items())
+    line = ", ".join(f"{version} {' '.join(names)}" for version, names in found.items())
     return line if len(line) <= 512 else f"{line[:509]}..."

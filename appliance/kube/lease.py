@@ -331,25 +331,6 @@ class Heartbeat:
         self._api.apply(self._path, body, force=True)
 
 
-class Pulse:
-    """Which nodes are alive, as their heartbeats were seen. Feed it what an informer shows."""
-
-    def __init__(self, now: Callable[[], float] = boottime) -> None:
-        self._now = now
-        self._seen: dict[str, Sighting] = {}
-
-    def see(self, leases: "dict[str, Record]") -> None:
-        """Take note of all heartbeats as they are now, by key."""
-        self._seen = {key: self._seen.get(key) or Sighting(self._now) for key in leases}
-        for key, record in leases.items():
-            self._seen[key].see(record)
-
-    def is_alive(self, key: str) -> bool | None:
-        """Whether a node's heartbeat is fresh; ``None`` when there never was one."""
-        found = self._seen.get(key)
-        return None if found is None else not found.is_stale
-
-
 async def _ended(renewal: "asyncio.Future[None]") -> None:
     """Wait for a renewal that is under way: it must not renew what is being given back."""
     await asyncio.wait({renewal}, timeout=_END_S)

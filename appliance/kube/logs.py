@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError, PeerUnreachableError
+from appliance.kube.marks import DEPLOYMENT
 from appliance.kube.pods.observed import current
-from appliance.kube.pods.rendering import DEPLOYMENT
 from appliance.kube.pods.seen import PodSeen, pod_seen
 from appliance.kube.resources import PODS
 from appliance.runtime import logfile

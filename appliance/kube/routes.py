@@ -20,6 +20,7 @@ from appliance.errors import ApplianceError
 from appliance.kit.backoff import growing
 from appliance.kit.clock import Clock
 from appliance.kube.informer import Informer, Selection
+from appliance.kube.marks import DEPLOYMENT
 from appliance.kube.resources import ENDPOINT_SLICES, OLD_ENDPOINT_SLICES, Resource
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEPLOYMENT_LABEL = "edge-appliance.dev/deployment"
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _PORT_NAME = "http"
 _FAMILIES = ("IPv4", "IPv6")
@@ -48,7 +48,7 @@ def read(found: "Json") -> Slice | None:
     Servers before 1.21 may leave our label away; there the Service's name is the deployment's.
     """
     labels = found["metadata"].get("labels") or {}
-    deployment = labels.get(DEPLOYMENT_LABEL) or labels.get(_SERVICE_LABEL)
+    deployment = labels.get(DEPLOYMENT) or labels.get(_SERVICE_LABEL)
     family = found.get("addressType")
     port = _port(found.get("ports") or ())
     if not deployment or family not in _FAMILIES or port is None:

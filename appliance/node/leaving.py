@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError
 from appliance.kit.loop import Again
-from appliance.kube.resources import DEPLOYMENTS, GROUP, PODS
+from appliance.kube.marks import OURS, REPLICA
+from appliance.kube.resources import DEPLOYMENTS, PODS
 from appliance.node.gpus import Gpus
 from appliance.planner.fence import Owner
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_REPLICA = f"{GROUP}/replica"
-_OURS = "app.kubernetes.io/managed-by=edge-appliance"
 _LOOK_S = 5.0
 
 
@@ -44,12 +43,12 @@ class Leaving:
         found = list(self._processes())
         where = f"spec.nodeName={self._node}"
         try:
-            pods, _ = self._api.list(PODS.path(self._namespace), labels=_OURS, fields=where)
+            pods, _ = self._api.list(PODS.path(self._namespace), labels=OURS, fields=where)
         except ApplianceError as error:
             log.warning("whose processes are on the GPUs is not known: %s", error)
             return found
         for pod in pods:
-            replica = pod["metadata"]["labels"].get(_REPLICA)
+            replica = pod["metadata"]["labels"].get(REPLICA)
             if replica and "deletionTimestamp" not in pod["metadata"]:
                 found.append(Owner(replica, mark=pod["metadata"]["uid"]))
         return found

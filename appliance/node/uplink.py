@@ -28,9 +28,9 @@ class Uplink:
 
     def __init__(
         self, identity: NodeIdentity, ledger: Ledger, trust: TrustStore, reporter: Reporter,
-        board: Board, wake: Wake,
+        board: Board, changed: Callable[[], None],
     ) -> None:  # fmt: skip
-        """``wake`` is set when the fleet's word has changed."""
+        """``changed`` is called when the fleet's word has."""
         self.on_time: TakeTime = lambda _: None
         """Takes a signed time, or raises what stops it; called on a thread of its own."""
         self._identity = identity
@@ -38,7 +38,7 @@ class Uplink:
         self._trust = trust
         self._reporter = reporter
         self._board = board
-        self._wake = wake
+        self._changed = changed
         self._imported = Wake()
         self._inbox: FleetInbox | None = None
         self._link: Link | None = None
@@ -52,7 +52,7 @@ class Uplink:
         me = Addressee(
             director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
         )
-        inbox = FleetInbox(me, self._trust, self._ledger, clock, self._wake.set)
+        inbox = FleetInbox(me, self._trust, self._ledger, clock, self._changed)
         endpoints = Endpoints(
             desired=inbox.desired,
             ack=inbox.ack,

@@ -16,7 +16,8 @@ from appliance.kit.clock import SystemClock, rfc3339
 from appliance.kit.loop import Again, Wake, drive
 from appliance.kube import logs
 from appliance.kube.client import KubeApi
-from appliance.wiring.connected import MANAGER, Connected
+from appliance.kube.marks import MANAGER
+from appliance.wiring.connected import Connected
 from appliance.wiring.node import Here
 
 _ARENA_MAX = -8

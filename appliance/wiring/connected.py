@@ -53,7 +53,6 @@ _AT_ONCE = 8
 _LEASE = "edge-appliance-controller"
 _WORDS_S = 30.0
 _REMEMBER_S = 2.0
-MANAGER = "edge-appliance"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -203,19 +203,6 @@ class Here:
     wake: Wake
 
 
-class _Words(Wake):
-    """Wakes whoever has to hear of a new word of the fleet."""
-
-    def __init__(self, running: Running, wake: Wake) -> None:
-        super().__init__()
-        self._running = running
-        self._others = wake
-
-    def set(self) -> None:
-        self._others.set()
-        self._running.changed()
-
-
 @asynccontextmanager
 async def _running(here: Here) -> AsyncIterator[Running]:
     core, settings = here.core, here.settings
@@ -292,6 +279,27 @@ def _stored(store: ModelStore) -> int:
     return sum(store.sizes().values())
 
 
+def _status(
+    here: Here, running: Running, passes: Passes, uplink: Uplink, reporter: Reporter
+) -> dict[str, Any]:
+    """Return all that ``appliance status`` shows."""
+    core, clock = here.core, SystemClock()
+    return {
+        "node": core.identity.node,
+        "version": __version__,
+        "epoch": core.ledger.epoch,
+        "passes": passes.count,
+        "reserve": core.reserve.is_held,
+        "fenced_gpus": {u: f.to_wire() for u, f in core.gpus.fenced().items()},
+        "audit": core.ledger.read(chain.head).to_wire(),
+        "time": core.ledger.read(lambda db: freshness(db, clock)),
+        "link": uplink.status(),
+        "engines": [asdict(e) for s in here.board.world.statuses for e in s.engines],
+        **running.status(),
+        **reporter.body(),
+    }
+
+
 async def _serve(here: Here, running: Running, ending: Ending) -> None:
     core, settings, board, watch, wake = here.core, here.settings, here.board, here.watch, here.wake
     clock, state = SystemClock(), core.state
@@ -299,7 +307,12 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     core.gpus.on_change = lambda *_: loop.call_soon_threadsafe(wake.set)
     passes = Passes(running.reconcile, wake)
     reporter = Reporter(core.ledger, board, watch, clock, core.care.health.wanted)
-    uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, _Words(running, wake))
+
+    def new_word() -> None:
+        wake.set()
+        running.changed()
+
+    uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
     uplink.on_time = core.answers.take_time
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
@@ -316,26 +329,10 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
-    def status() -> dict[str, Any]:
-        return {
-            "node": core.identity.node,
-            "version": __version__,
-            "epoch": core.ledger.epoch,
-            "passes": passes.count,
-            "reserve": core.reserve.is_held,
-            "fenced_gpus": {u: f.to_wire() for u, f in core.gpus.fenced().items()},
-            "audit": core.ledger.read(chain.head).to_wire(),
-            "time": core.ledger.read(lambda db: freshness(db, clock)),
-            "link": uplink.status(),
-            "engines": [asdict(e) for s in board.world.statuses for e in s.engines],
-            **running.status(),
-            **reporter.body(),
-        }
-
     services = services_of(
         core,
         settings.network,
-        status=status,
+        status=partial(_status, here, running, passes, uplink, reporter),
         log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
         stop=ending.ask,

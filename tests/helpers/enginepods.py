@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from appliance.errors import NotFoundError
+from appliance.kube.marks import REVISION
 from appliance.kube.pods.driver import KubernetesContext, KubernetesDriver
-from appliance.kube.pods.rendering import REVISION, Owner, PodSettings, Rendering
+from appliance.kube.pods.rendering import Owner, PodSettings, Rendering
 from appliance.kube.resources import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, Resource
 from appliance.kube.server import detect
 from appliance.runtime.driver import Driver

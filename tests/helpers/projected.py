@@ -7,6 +7,7 @@ from typing import Any
 
 from appliance.core.mirror import Asked, Key, Mirrored
 from appliance.core.state import Origin
+from appliance.kube.marks import MANAGER
 from appliance.kube.words import owned
 from appliance.kube.words.owned import Seen
 from appliance.kube.words.plan import (
@@ -149,7 +150,7 @@ class World:
     def _seen(self, key: Key) -> Seen:
         held = self.objects[key]
         strangers = {
-            f for f, who in held.managers.items() if any(not m.startswith(owned.OURS) for m in who)
+            f for f, who in held.managers.items() if any(not m.startswith(MANAGER) for m in who)
         }
         return Seen(
             *key, held.uid, dict(held.spec), dict(held.labels), dict(held.annotations),

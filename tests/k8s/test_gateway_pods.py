@@ -17,13 +17,14 @@ from appliance.core.routes import Route
 from appliance.gateway.routes import RouteFile
 from appliance.kit.clock import SystemClock
 from appliance.kube.client import Json, KubeApi
+from appliance.kube.marks import DEPLOYMENT
 from appliance.kube.resources import DEPLOYMENTS, NODES, PODS, SERVICES
-from appliance.kube.routes import DEPLOYMENT_LABEL, ClusterRoutes
+from appliance.kube.routes import ClusterRoutes
 from tests.helpers.clusters import Cluster
 from tests.helpers.gateways import Front, gateway
 from tests.helpers.waiting import until
 
-LABELS = {DEPLOYMENT_LABEL: "notes"}
+LABELS = {DEPLOYMENT: "notes"}
 ENGINE = """
 import http.server, json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # as an engine that ends at once

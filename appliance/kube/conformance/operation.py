@@ -2,6 +2,7 @@
 
 from appliance.kube.conformance.asking import Asked, Json, has_condition, name_of, ready
 from appliance.kube.conformance.checklist import Status
+from appliance.kube.marks import MANAGED_BY, MANAGER
 from appliance.kube.resources import DEFINITIONS, MODEL_DEPLOYMENTS
 
 Finding = tuple[Status, str]
@@ -112,7 +113,7 @@ def _is_reconciled(found: Json) -> bool:
 
 def _is_engine(pod: Json) -> bool:
     labels = pod["metadata"].get("labels") or {}
-    return labels.get("app.kubernetes.io/managed-by") == "edge-appliance"
+    return labels.get(MANAGED_BY) == MANAGER
 
 
 def _port(pod: Json) -> int:

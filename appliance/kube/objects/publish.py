@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.core import ids
+from appliance.core.catalogue import summary
 from appliance.core.ids import Digest
 from appliance.core.machine import Gpu, GpuSurvey, MachineFacts
 from appliance.core.model import Denial, Variant
@@ -27,7 +28,6 @@ from appliance.planner.select import version_key
 Json = dict[str, Any]
 
 _MANAGER = "edge-appliance-node-"
-_MOST_SUMMARY = 512
 _UUID = re.compile(r"[0-9A-Za-z./_-]+")
 _ABOUT = ("summary", "publisher", "licence", "capabilities")
 
@@ -218,7 +218,7 @@ def _about(variants: Iterable[Variant]) -> dict[str, Any]:
     """Return what is true of a model as a whole: all nodes that see the same say the same."""
     known = sorted(variants, key=lambda v: (version_key(v.version), v.name))
     publishers, licences = {v.publisher for v in known}, {v.licence for v in known}
-    about: dict[str, Any] = {"summary": _summary(known)} if known else {}
+    about: dict[str, Any] = {"summary": summary(known)} if known else {}
     if len(publishers) == 1:
         about["publisher"] = publishers.pop()
     if len(licences) == 1:
@@ -226,15 +226,6 @@ def _about(variants: Iterable[Variant]) -> dict[str, Any]:
     if capabilities := {c for v in known for c in v.capabilities}:
         about["capabilities"] = tuple(sorted(capabilities))
     return about
-
-
-def _summary(known: Iterable[Variant]) -> str:
-    """Return versions and their variants in one line, for a column of ``kubectl get``."""
-    found: dict[str, list[str]] = {}
-    for variant in known:
-        found.setdefault(variant.version, []).append(variant.name)
-    line = ", ".join(f"{version} {' '.join(names)}" for version, names in found.items())
-    return line if len(line) <= _MOST_SUMMARY else f"{line[: _MOST_SUMMARY - 3]}..."
 
 
 def _entry(variant: Variant) -> Json:

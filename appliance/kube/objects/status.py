@@ -12,13 +12,12 @@ from typing import Any
 from appliance.core.documents import ModelDeployment
 from appliance.core.state import Condition, DeploymentStatus, Phase, Truth
 from appliance.kit.clock import rfc3339
+from appliance.kube.marks import DEPLOYMENT
 from appliance.kube.pods.observed import WELL
-from appliance.kube.resources import GROUP
 from appliance.kube.server import Abilities
 
 Json = dict[str, Any]
 
-_DEPLOYMENT_LABEL = f"{GROUP}/deployment"
 _ARITHMETIC = frozenset(
     {"Fits", "MemoryNotKnown", "NeedNotKnown", "NotEnoughMemory", "NotEnoughGpus", "NoNode"}
 )
@@ -48,7 +47,7 @@ def status_of(found: DeploymentStatus, about: About, before: Json) -> Json | Non
         "observedGeneration": about.generation,
         "replicas": sum(e.phase is not Phase.STOPPING for e in found.engines),
         "readyReplicas": found.ready,
-        "selector": f"{_DEPLOYMENT_LABEL}={found.name}",
+        "selector": f"{DEPLOYMENT}={found.name}",
         "variant": None if variant is None else variant.name,
         "version": None if variant is None else variant.version,
         "digest": None if variant is None else variant.manifest,

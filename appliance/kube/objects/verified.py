@@ -15,10 +15,11 @@ from typing import Any
 
 from appliance.core.ids import Digest, digest, hex_of
 from appliance.core.model import Variant
+from appliance.kube.marks import MANAGED_BY, MANAGER
 
 NAME = "edge-verified"
 _IMAGE, _MODEL = "image", "model"
-_MANAGED = {"app.kubernetes.io/managed-by": "edge-appliance"}
+_MANAGED = {MANAGED_BY: MANAGER}
 
 
 def body(

@@ -19,16 +19,11 @@ from appliance.kit.backoff import growing
 from appliance.kit.clock import Clock, SystemClock
 from appliance.kit.loop import Again, Wake, drive
 from appliance.kube.informer import Informer, Pace, Selection
+from appliance.kube.marks import OURS
 from appliance.kube.pods import effects
 from appliance.kube.pods.drawings import Drawings
 from appliance.kube.pods.observed import History, Known, current, observed
-from appliance.kube.pods.rendering import (
-    MANAGED_BY,
-    MANAGER,
-    Owner,
-    Rendering,
-    replica_in,
-)
+from appliance.kube.pods.rendering import Owner, Rendering, replica_in
 from appliance.kube.pods.seen import PodSeen, Seen, pod_seen, seen
 from appliance.kube.pods.steps import Key, Planner, Step, Wanted, key_of, owner_of
 from appliance.kube.pods.view import View
@@ -46,7 +41,6 @@ _AT_ONCE = 4
 _ABILITIES_S = 0.5
 _SOON_S = 5.0
 _FIRST_RETRY_S, _MOST_RETRY_S = 1.0, 60.0
-_OURS = f"{MANAGED_BY}={MANAGER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +255,7 @@ class KubernetesDriver:
         api, pace = self._context.api, self._context.pace
 
         def selection(what: Resource) -> Selection:
-            return Selection(what.path(namespace), _OURS)
+            return Selection(what.path(namespace), OURS)
 
         def heard(what: Resource) -> Callable[[str], None]:
             return lambda key: self._heard(what, key)

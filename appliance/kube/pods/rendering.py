@@ -22,10 +22,18 @@ from appliance.core import wire
 from appliance.core.model import Replica
 from appliance.errors import EngineError, MalformedError
 from appliance.kube import small
+from appliance.kube.marks import (
+    DEPLOYMENT,
+    ENGINE,
+    MANAGED_BY,
+    MANAGER,
+    RENDERED,
+    REPLICA,
+    REVISION,
+)
 from appliance.kube.resources import (
     CLAIM_TEMPLATES,
     DEPLOYMENTS,
-    GROUP,
     MODEL_DEPLOYMENTS,
     SERVICES,
     Resource,
@@ -36,10 +44,6 @@ from appliance.runtime.workers.drain import DRAIN_S
 
 Json = dict[str, Any]
 
-MANAGED_BY, MANAGER = "app.kubernetes.io/managed-by", "edge-appliance"
-ENGINE = "app.kubernetes.io/name"
-DEPLOYMENT, REPLICA = f"{GROUP}/deployment", f"{GROUP}/replica"
-REVISION, RENDERED = f"{GROUP}/revision", f"{GROUP}/rendered"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - in a network of its own, behind a NetworkPolicy
 NUMBER = 65532
 """Who engines are in their containers: the user and group without a name or a home."""

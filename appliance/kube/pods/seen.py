@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.kube import small
-from appliance.kube.pods.rendering import (
-    DEPLOYMENT,
-    MANAGED_BY,
-    MANAGER,
-    RENDERED,
-    REPLICA,
-    REVISION,
-    Json,
-)
+from appliance.kube.marks import DEPLOYMENT, MANAGED_BY, MANAGER, RENDERED, REPLICA, REVISION
+from appliance.kube.pods.rendering import Json
 
 _OF_THE_SERVER = "deployment.kubernetes.io/"
 HOPELESS = frozenset(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from appliance.core.model import Replica
 from appliance.errors import EngineError
-from appliance.kube.pods.rendering import DEPLOYMENT, REPLICA, Json, Manifest, replica_in
+from appliance.kube.marks import DEPLOYMENT, REPLICA
+from appliance.kube.pods.rendering import Json, Manifest, replica_in
 from appliance.kube.pods.seen import Seen, differences
 from appliance.kube.pods.view import View
 from appliance.kube.resources import CLAIM_TEMPLATES, DEPLOYMENTS, Resource

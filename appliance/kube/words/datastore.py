@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from appliance.core.mirror import Datastore, Key, Mirrored
 from appliance.errors import NotFoundError, PeerUnreachableError
+from appliance.kube.marks import MANAGED_BY, MANAGER
 from appliance.kube.resources import DEFINITIONS, MODEL_DEPLOYMENTS, NAMESPACES, SITES, Resource
 from appliance.kube.words.owned import Json, Seen, seen_of
 
@@ -117,7 +118,7 @@ def _namespace(api: "KubeApi", name: str) -> str:
         return _must_stay(api.get(path))
     except NotFoundError:
         labels = {
-            "app.kubernetes.io/managed-by": "edge-appliance",
+            MANAGED_BY: MANAGER,
             "pod-security.kubernetes.io/enforce": "privileged",
         }
         body = {

@@ -19,6 +19,7 @@ from appliance.core.documents import API_VERSION, Document
 from appliance.core.plain import plain
 from appliance.core.reading import KINDS
 from appliance.core.state import Origin
+from appliance.kube.marks import MANAGER
 from appliance.kube.resources import GROUP
 
 Json = dict[str, Any]
@@ -31,8 +32,6 @@ REBUILT = f"{GROUP}/rebuilt"
 DEMAND = f"{GROUP}/demand"
 """Set by gateways' nodes all the time; it is no part of what an object says."""
 
-OURS = "edge-appliance"
-"""What the names of all our field managers begin with."""
 REBUILDER = "rebuilt-from-ledger"
 """Who sets what somebody here had made: not one of ours, so that it stays theirs."""
 
@@ -136,7 +135,7 @@ def _managed(entries: Iterable[Json] | None) -> tuple[frozenset[str], bool, bool
     touched = scaled = False
     for entry in entries:
         spec = (entry.get("fieldsV1") or {}).get("f:spec")
-        if spec is None or str(entry.get("manager")).startswith(OURS):
+        if spec is None or str(entry.get("manager")).startswith(MANAGER):
             continue
         touched = True
         scaled = scaled or entry.get("subresource") == "scale"

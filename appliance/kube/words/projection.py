@@ -15,6 +15,7 @@ from dataclasses import replace
 from appliance.core.documents import API_VERSION
 from appliance.core.mirror import Key, Mirrored
 from appliance.core.state import Origin
+from appliance.kube.marks import MANAGER
 from appliance.kube.words import owned
 from appliance.kube.words.owned import Difference, Json, Seen
 from appliance.kube.words.plan import (
@@ -100,7 +101,7 @@ def _absent(view: View, key: Key, row: Mirrored | None) -> Iterator[Step | Findi
 
 def _remade(row: Mirrored) -> Remake:
     """An object as it was, with the edits of people here; a later plan brings it up to date."""
-    notes, manager = row.annotations, owned.OURS
+    notes, manager = row.annotations, MANAGER
     if not row.projected:
         manager = owned.REBUILDER
         notes = {**notes, owned.REBUILT: "from the ledger, after the datastore was lost"}
@@ -273,7 +274,7 @@ _SAYS = {Origin.FLEET: "the fleet", Origin.LOCAL: "local staff"}
 
 
 def _manager(word: Word) -> str:
-    return f"{owned.OURS}-{word.owner}"
+    return f"{MANAGER}-{word.owner}"
 
 
 # --- what to remember ----------------------------------------------------------------------------

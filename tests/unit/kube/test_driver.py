@@ -13,8 +13,9 @@ from appliance.core.state import ObservedReplica, Phase
 from appliance.errors import EngineError, NotFoundError, PeerUnreachableError
 from appliance.kube.client import Json
 from appliance.kube.informer import Pace
+from appliance.kube.marks import DEPLOYMENT, REPLICA
 from appliance.kube.pods.driver import KubernetesContext, KubernetesDriver
-from appliance.kube.pods.rendering import DEPLOYMENT, REPLICA, Owner, PodSettings, Rendering
+from appliance.kube.pods.rendering import Owner, PodSettings, Rendering
 from appliance.kube.resources import (
     BUDGETS,
     CLAIM_TEMPLATES,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from appliance.core.model import Replica
 from appliance.errors import EngineError
+from appliance.kube.marks import REPLICA
 from appliance.kube.pods.rendering import (
-    REPLICA,
     Manifest,
     Owner,
     PodSettings,

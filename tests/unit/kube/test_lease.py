@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from appliance.errors import PeerUnreachableError
-from appliance.kube.lease import Candidate, Heartbeat, LeaseHolder, Pulse, Record, Term
+from appliance.kube.lease import Candidate, LeaseHolder, Record, Term
 from appliance.kube.resources import LEASES
 from tests.fakes.kubeapi import FakeKubeApi
 from tests.helpers.waiting import until
@@ -200,27 +200,3 @@ def test_a_loop_says_that_it_lost_while_the_server_is_away() -> None:
 def test_a_term_that_would_let_two_lead_is_refused() -> None:
     with pytest.raises(ValueError, match="before"):
         Term(10, 10.0, 2.0)
-
-
-def test_a_node_is_alive_while_its_heartbeat_moves() -> None:
-    api, now = FakeKubeApi(), Hand()
-    pulse = Pulse(now)
-    heart = Heartbeat(api, ("edge-system", "node-a"), "a", duration_s=40)
-
-    def look() -> bool | None:
-        items, _ = api.list(LEASES.path("edge-system"))
-        pulse.see({item["metadata"]["name"]: Record.of(item) for item in items})
-        return pulse.is_alive("node-a")
-
-    assert look() is None
-    heart.beat()
-    assert look() is True
-    now.now += 39
-    heart.beat()
-    assert look() is True
-    now.now += 39
-    assert look() is True
-    now.now += 2
-    assert look() is False
-    heart.beat()
-    assert look() is True

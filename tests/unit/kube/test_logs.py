@@ -6,7 +6,7 @@ import pytest
 
 from appliance.errors import BadDocumentError, PeerUnreachableError
 from appliance.kube import logs
-from appliance.kube.pods.rendering import DEPLOYMENT, REPLICA
+from appliance.kube.marks import DEPLOYMENT, REPLICA
 
 
 class Api:

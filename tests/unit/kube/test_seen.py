@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from appliance.kit.clock import SystemClock
-from appliance.kube.pods.rendering import DEPLOYMENT, REPLICA, REVISION
+from appliance.kube.marks import DEPLOYMENT, REPLICA, REVISION
 from appliance.kube.pods.seen import PodSeen, differences, pod_seen, seen
 from appliance.kube.pods.steps import written
 from appliance.kube.pods.view import View

@@ -10,7 +10,6 @@ import pytest
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.hub import store
-from appliance.kit.loop import Wake
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
 from appliance.node.identity import NodeIdentity
@@ -45,7 +44,7 @@ class Pair:
             self.in_tuf.trust,
             Reporter(self.node.ledger, self.node.board, machine, self.node.clock),
             self.node.board,
-            Wake(),
+            lambda: None,
         )
 
     def name_director(self) -> None:
