@@ -71,8 +71,8 @@ def _measure(cluster: Cluster, scratch: Path) -> list[Row]:
     _install(api)
     organisation = Organisation.create(scratch / "organisation")
     box = prepared(scratch / "box", organisation, organisation.bundle())
-    names = ("box-1", *(f"big-{number}" for number in range(_MACHINES)))
-    with made_up_nodes(api, *names, roomy=True), KubeProxy(api) as proxy:
+    big = made_up_nodes(api, *(f"big-{number}" for number in range(_MACHINES)), roomy=True)
+    with made_up_nodes(api, "box-1"), big, KubeProxy(api) as proxy:
         kubeconfig = proxy.kubeconfig(scratch / "kubeconfig")
         node = KubeNode(
             box, scratch / "state", kubeconfig, _NAMESPACE,

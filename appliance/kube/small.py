@@ -13,6 +13,9 @@ def packed(found: Json) -> bytes:
     return zlib.compress(whole.encode(), 1)
 
 
+NOTHING = packed({})
+
+
 def unpacked(data: bytes) -> Json:
     """Return the object of ``packed``."""
     found: Json = json.loads(zlib.decompress(data))

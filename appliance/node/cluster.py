@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from appliance.core.model import Variant
 
 _RETRY_S = 5.0
-_SHARE = 4
-"""A pass waits for so many times as long as the last one took: what changes on its own is looked at
-at once, a flood together, and passes take at most a fifth of a processor."""
+_MOST_PAUSE_S = 0.2
+"""A pass waits for as long as the last one took, but not longer than this: what changes on its own
+is looked at at once, and a flood together."""
 
 Deployments = Mapping[str, SeenDeployment]
 
@@ -70,7 +70,7 @@ class ClusterController:
             return await self._reconcile()
         finally:
             ended = self._clock.monotonic()
-            self._next = ended + _SHARE * (ended - began)
+            self._next = ended + min(ended - began, _MOST_PAUSE_S)
 
     async def _reconcile(self) -> Again | None:
         seen, places = self._view.deployments(), self._view.places()

@@ -21,6 +21,7 @@ from appliance.kube.objects.status import (
     status_of,
 )
 from appliance.kube.resources import MODEL_DEPLOYMENTS
+from appliance.kube.small import packed, unpacked
 
 if TYPE_CHECKING:
     from appliance.kube.client import Json, KubeApi
@@ -82,7 +83,7 @@ class StatusWriter:
         self._wake = wake
         self._seen: Mapping[str, SeenDeployment] = {}
         self._wanted: dict[str, DeploymentStatus] = {}
-        self._wrote: dict[str, tuple[Json, Json]] = {}
+        self._wrote: dict[str, tuple[bytes, bytes]] = {}
         self._settled: dict[str, tuple[object, ...]] = {}
         self._details = Allowance(clock)
 
@@ -127,11 +128,10 @@ class StatusWriter:
         return Again(_RATE_S)
 
     def _due(self, seen: SeenDeployment, rates: Mapping[str, float]) -> "Json | None":
-        before = self._before(seen)
         found = self._wanted.get(seen.name)
         about = About(seen.generation, self._clock.utc())
         if seen.finding is not None:
-            return refusal_of(seen.finding, about, before)
+            return refusal_of(seen.finding, about, self._before(seen))
         if found is None or seen.document is None:
             return None
         cannot = tuple(self._telling.cannot(seen.document))
@@ -139,6 +139,7 @@ class StatusWriter:
         if self._settled.get(seen.uid) == asked and seen.name not in rates:
             return None
         about = About(seen.generation, about.at, cannot, rates.get(seen.name))
+        before = self._before(seen)
         status = status_of(found, about, before)
         if status is None:
             self._settled[seen.uid] = asked
@@ -148,8 +149,8 @@ class StatusWriter:
 
     def _before(self, seen: SeenDeployment) -> "Json":
         """Return what the object says, also when it was not seen again since we wrote it."""
-        held, wrote = self._wrote.get(seen.uid, ({}, {}))
-        return wrote if wrote and held == seen.status else seen.status
+        held, wrote = self._wrote.get(seen.uid, (b"", b""))
+        return unpacked(wrote) if wrote and held == seen.said else seen.status
 
     async def _write(self, seen: SeenDeployment, status: "Json") -> None:
         body = {
@@ -164,6 +165,6 @@ class StatusWriter:
             await asyncio.to_thread(self._api.apply, path, body, force=True)
         except NotFoundError:
             return  # deleted since
-        self._wrote[seen.uid] = (seen.status, status)
+        self._wrote[seen.uid] = (seen.said, packed(status))
         for happening in happenings(before, status):
             self._telling.note(seen, happening)

@@ -28,6 +28,7 @@ from appliance.kube.objects.deployments import Reader, SeenDeployment
 from appliance.kube.objects.places import places, takes_work
 from appliance.kube.objects.publish import ModelView, Own, SiteView, holdings, read_model, read_site
 from appliance.kube.objects.status import Happening, undone
+from appliance.kube.objects.watched import Watched, Watching, read_of, unread
 from appliance.kube.pods.driver import KubernetesContext, KubernetesDriver
 from appliance.kube.pods.rendering import Owner, PodSettings, Rendering
 from appliance.kube.resources import MODEL_DEPLOYMENTS, MODELS, NODES, SITES
@@ -69,10 +70,11 @@ class Connected:
         self._places: tuple[Place, ...] | None = None
         self._rendering: Rendering | None = None
         self._soon: asyncio.TimerHandle | None = None
+        self._words_seen: dict[str, bytes | None] = {}
         self.server = Server(api)
         pace = Pace(resync_s=self._settings.resync_s)
-        read = Reader(self._settings.namespace)
-        self.deployments: Informer[SeenDeployment] = Informer(
+        read = Watching(Reader(self._settings.namespace))
+        self.deployments: Informer[Watched[SeenDeployment]] = Informer(
             api, Selection(MODEL_DEPLOYMENTS.path()), read, self._changed, pace
         )
         self.models: Informer[ModelView] = Informer(
@@ -80,6 +82,9 @@ class Connected:
         )
         self.sites: Informer[SiteView] = Informer(
             api, Selection(SITES.path()), read_site, self._moved, pace
+        )
+        self.site_words: Informer[Watched[None]] = Informer(
+            api, Selection(SITES.path()), Watching(unread), self._site_said, pace
         )
         self.nodes: Informer[bool] = Informer(
             api, Selection(NODES.path()), takes_work, self._moved, pace
@@ -99,10 +104,6 @@ class Connected:
         name, system = self._settings.node_name, self._settings.system_namespace
         self.verified = VerifiedList(api, name, system, self._verified)
         self.leaving = Leaving(api, node.core.gpus, namespace=self._settings.namespace, node=name)
-        self.objects = [
-            Informer(api, Selection(kind.path(self._settings.namespace)), owned.seen_of, told, pace)
-            for kind, told in ((MODEL_DEPLOYMENTS, self._heard), (SITES, self._heard))
-        ]
         self.projection = self._new_projection()
 
     # --- parts -----------------------------------------------------------------------------------
@@ -151,8 +152,10 @@ class Connected:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Begin to watch, and take over what runs."""
         self._hear_hardware()
-        watched: list[Informer[Any]] = [self.deployments, self.models, self.sites, self.nodes]
-        for informer in (*watched, *self.objects):
+        watched: list[Informer[Any]] = [
+            self.deployments, self.models, self.sites, self.site_words, self.nodes
+        ]  # fmt: skip
+        for informer in watched:
             informer.start()
             stack.push_async_callback(informer.close)
         stack.push_async_callback(self.driver.close)
@@ -230,8 +233,12 @@ class Connected:
         """Whether the server is there now."""
         return self.deployments.is_connected
 
-    def _changed(self, _: str) -> None:
+    def _changed(self, key: str) -> None:
         self._node.wake.set()
+        self._heard(key, self.deployments.get(key))
+
+    def _site_said(self, key: str) -> None:
+        self._heard(key, self.site_words.get(key))
 
     def _moved(self, _: str) -> None:
         self._places = None
@@ -243,8 +250,12 @@ class Connected:
         self._write.set()
         self._node.wake.set()
 
-    def _heard(self, _: str) -> None:
+    def _heard(self, key: str, found: Watched[Any] | None) -> None:
         """Have what was seen remembered soon; reading a thousand rows for each is too much."""
+        word = None if found is None else found.word
+        if self._words_seen.get(key) == word:
+            return
+        self._words_seen[key] = word
         if self._soon is None or self._soon.cancelled() or self._soon.when() < self._loop_time():
             self._soon = asyncio.get_running_loop().call_later(_REMEMBER_S, self._project.set)
 
@@ -258,9 +269,11 @@ class Connected:
         self._project.set()
 
     def _projected(self) -> Mapping[Key, owned.Seen] | None:
-        if not all(informer.synced.is_set() for informer in self.objects):
+        watched: list[Informer[Any]] = [self.deployments, self.site_words]
+        if not all(informer.synced.is_set() for informer in watched):
             return None
-        return {seen.key: seen for objects in self.objects for seen in objects.items().values()}
+        found = [w for informer in watched for w in informer.items().values()]
+        return {seen.key: seen for w in found if (seen := w.seen(self._settings.namespace))}
 
     def _definitions(self) -> list[Json]:
         found = [definition(resource) for resource in RESOURCES]
@@ -286,7 +299,7 @@ class Connected:
 
     def _seen(self) -> Mapping[str, SeenDeployment] | None:
         ready = self._is_open and self.deployments.synced.is_set() and self.driver.is_synced
-        return self.deployments.items() if ready else None
+        return read_of(self.deployments.items()) if ready else None
 
     def _where(self) -> Sequence[Place] | None:
         watched = (self.models, self.sites, self.nodes)
@@ -324,7 +337,7 @@ class Connected:
 
     def _owner(self, name: str) -> Owner | None:
         found = self.deployments.get(f"{self._settings.namespace}/{name}")
-        return None if found is None else Owner(name, found.uid)
+        return None if found is None or found.read is None else Owner(name, found.read.uid)
 
     def _has_current_events(self) -> bool:
         return self.server.abilities is None or self.server.abilities.events_v1
@@ -332,7 +345,7 @@ class Connected:
     def _sleepers(self) -> dict[str, str | None]:
         return {
             s.name: s.demand
-            for s in self.deployments.items().values()
+            for s in read_of(self.deployments.items()).values()
             if s.document is not None
             and s.document.spec.scaling is not None
             and not s.document.spec.scaling.min
@@ -343,6 +356,8 @@ class Connected:
         return [] if abilities is None else undone(document, abilities)
 
     def _note(self, seen: SeenDeployment, happening: Happening) -> None:
+        if seen.namespace != self._settings.namespace:
+            return  # its status says so; we may not write Events there
         about = reference(MODEL_DEPLOYMENTS, seen.name, namespace=seen.namespace, uid=seen.uid)
         kind = WARNING if happening.is_warning else NORMAL
         self.recorder.note(about, kind, happening.reason, happening.message)

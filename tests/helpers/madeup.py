@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 import yaml
 
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, NotFoundError
 from appliance.kube.client import Json, KubeApi
 from appliance.kube.resources import NODES, PODS, Resource
 from tests.conftest import ROOT
@@ -59,7 +59,9 @@ def _let_go_of_pods(api: KubeApi) -> None:
     pods, _ = api.list(PODS.path(), fields="status.phase=Pending")
     for pod in (p["metadata"] for p in pods):
         if "deletionTimestamp" in pod:
-            api.delete(f"{PODS.path(pod['namespace'], pod['name'])}?gracePeriodSeconds=0")
+            path = PODS.path(pod["namespace"], pod["name"])
+            with suppress(NotFoundError):
+                api._call("DELETE", path, None, {"gracePeriodSeconds": 0})
 
 
 def _say_ready(api: KubeApi, name: str, *, roomy: bool) -> None:

@@ -5,7 +5,7 @@ the resource version, is not kept, so that its changes are none.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from appliance.core.documents import ModelDeployment
@@ -19,6 +19,7 @@ from appliance.core.state import (
     Truth,
 )
 from appliance.kube.objects import read
+from appliance.kube.small import NOTHING, packed, unpacked
 from appliance.kube.words.owned import DEMAND, owner_of
 
 Json = dict[str, Any]
@@ -40,7 +41,13 @@ class SeenDeployment:
     finding: Condition | None = None
     origin: Origin = Origin.CLUSTER
     demand: str | None = None
-    status: Json = field(default_factory=dict)
+    said: bytes = NOTHING
+    """The status, packed: a thousand of them weigh as much as the rest."""
+
+    @property
+    def status(self) -> Json:
+        """What was last said of it."""
+        return unpacked(self.said)
 
     @property
     def key(self) -> str:
@@ -70,7 +77,7 @@ class Reader:
             finding,
             owner_of(metadata.get("labels") or {}, notes, metadata["name"]),
             notes.get(DEMAND),
-            found.get("status") or {},
+            packed(found.get("status") or {}),
         )
 
     def _document(self, found: Json) -> tuple[ModelDeployment | None, Condition | None]:
