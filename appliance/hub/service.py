@@ -7,9 +7,9 @@ import asyncio
 import datetime
 import logging
 import sqlite3
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
@@ -39,6 +39,20 @@ _STABLE_S = 10.0
 _GATHER_S = 0.02
 
 
+class Desk(Protocol):
+    """One matter between the hub and its nodes, such as commands or certificates."""
+
+    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> None:
+        """Take in what a node sent; ``name`` is the last part of its topic, if it has one.
+
+        Raises:
+            RefusedError: it is not the node's, or malformed; it is noted as refused.
+        """
+
+    def messages(self, row: NodeRow) -> "Iterable[Message]":
+        """Return what is to be said to a node now, when it may have heard nothing so far."""
+
+
 class HubService:
     """Everything between the broker and ``hub.db``."""
 
@@ -51,6 +65,21 @@ class HubService:
         self._broker = broker
         self._clock = clock
         self._connection: Connection | None = None
+        self._desks: dict[str, Desk] = {}
+
+    def add(self, kind: str, desk: "Desk") -> None:
+        """Have a desk take what comes on topics of a kind (``topics.Upward``)."""
+        self._desks[kind] = desk
+
+    def tell(self, row: NodeRow) -> None:
+        """Say to one node what the desks have for it, if there is a connection."""
+        for desk in self._desks.values():
+            for message in desk.messages(row):
+                self._publish(message)
+
+    def _publish(self, message: Message) -> None:
+        if self._connection is not None:
+            self._connection.publish(message.topic, message.payload, retain=message.retained)
 
     async def run(self) -> None:
         """Keep a connection to the broker for ever."""
@@ -93,6 +122,7 @@ class HubService:
                 for row in self._db.read(store.nodes):
                     self._acknowledge(connection, row)
                     self._tell_time(connection, row)
+                    self.tell(row)
                     await self.say(row.node)
                 await asyncio.wait({receiving, closed}, return_when=asyncio.FIRST_COMPLETED)
                 if receiving.done():
@@ -126,7 +156,10 @@ class HubService:
                 await self._link(row, message.payload)
             elif upward.kind == "reported":
                 await self._reported(row, message.payload)
-            else:
+            elif (desk := self._desks.get(upward.kind)) is not None:
+                await desk.take(row, upward.name, message.payload)
+                self.tell(row)
+            elif upward.kind == "stream":
                 await self._batch(row, upward, message.payload)
                 return row.node
         except RefusedError as error:
@@ -164,7 +197,7 @@ class HubService:
 
     async def _batch(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
         sender = Addressee(self._identity.org, row.node, row.key, "")
-        found = open_batch(payload, {row.key}, sender, str(upward.stream))
+        found = open_batch(payload, {row.key}, sender, str(upward.name))
         at, org = rfc3339(self._clock.utc()), self._identity.org
 
         def effect(db: sqlite3.Connection) -> None:

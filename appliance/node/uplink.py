@@ -54,11 +54,9 @@ class Uplink:
         )
         inbox = FleetInbox(me, self._trust, self._ledger, clock, self._changed)
         endpoints = Endpoints(
-            desired=inbox.desired,
-            ack=inbox.ack,
+            down={"desired": inbox.desired, "ack": inbox.ack, "time": self._time},
             report=lambda: self._reporter.signed(me, self._identity.key),
             report_version=lambda: self._board.version,
-            time=self._time,
         )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
         self._inbox, self._link = inbox, link

@@ -6,7 +6,7 @@ frees it. What comes down is handed to whoever owns it; a retained message is on
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from appliance.core import wire
@@ -21,7 +21,7 @@ from appliance.ledger.streams import SealedBatch, Stream
 from appliance.settings import SyncSettings
 from appliance.sync import batch, mqtt
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
-from appliance.sync.topics import NodeTopics
+from appliance.sync.topics import NodeTopics, parse_downward
 from appliance.trust.envelope import Addressee
 from appliance.trust.keys import SigningKey
 
@@ -41,14 +41,15 @@ Receive = Callable[[bytes], Awaitable[None]]
 class Endpoints:
     """What the link does with what comes down, and what it says of this node.
 
-    ``report`` signs a report as of now; ``report_version`` changes when it has news in it.
+    ``down`` takes what came, by the kind of its topic (``topics.Downward``). ``report`` signs a
+    report as of now; ``report_version`` changes when it has news in it. ``greet`` returns what else
+    is to be said whenever a connection is new; ``Link.say`` says it at any time.
     """
 
-    desired: Receive
-    ack: Receive
+    down: Mapping[str, Receive]
     report: Callable[[], Awaitable[bytes]]
     report_version: Callable[[], int]
-    time: Receive
+    greet: Callable[[], Iterable[Message]] = tuple
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class Link:
         self.state = LinkState()
         self.wake = Wake()
         self._broker = BrokerAddress.parse(settings.broker)
+        self._connection: Connection | None = None
         self._ledger = ledger
         self._endpoints = endpoints
         self._clock = clock
@@ -107,16 +109,30 @@ class Link:
                 delays = full_jitter(self._settings.first_retry_s, self._settings.most_retry_s)
             await self._clock.sleep(next(delays))
 
+    def say(self, topic: str, payload: bytes) -> None:
+        """Publish something now if the link is up; what must be heard is in ``greet`` too."""
+        if self._connection is not None:
+            self._connection.publish(topic, payload)
+
     async def _connected(self, me: Addressee, key: SigningKey) -> None:
         topics = NodeTopics(NodeId(me.node))
         session = Session(
             client_id=me.node,
-            subscriptions=(topics.desired, topics.ack, topics.time),
+            subscriptions=(
+                topics.desired,
+                topics.ack,
+                topics.time,
+                topics.certificate,
+                topics.commands,
+            ),
             will=Message(topics.state, self._presence(online=False)),
         )
         async with mqtt.connect(self._broker, session) as connection:
             self._note(connected=True)
             connection.publish(topics.state, self._presence(online=True), retain=True)
+            for message in self._endpoints.greet():
+                connection.publish(message.topic, message.payload, retain=message.retained)
+            self._connection = connection
             tasks = [
                 asyncio.create_task(self._receive(connection, topics), name="link receives"),
                 asyncio.create_task(self._pump(connection, topics, me, key), name="link sends"),
@@ -127,6 +143,7 @@ class Link:
                 for task in done:
                     task.result()
             finally:
+                self._connection = None
                 connection.publish(topics.state, self._presence(online=False), retain=True)
                 for task in tasks:
                     task.cancel()
@@ -134,14 +151,10 @@ class Link:
         self._note(connected=False, why=f"the connection was lost: {connection.why or 'by us'}")
 
     async def _receive(self, connection: Connection, topics: NodeTopics) -> None:
-        slots = {
-            topics.desired: self._endpoints.desired,
-            topics.ack: self._endpoints.ack,
-            topics.time: self._endpoints.time,
-        }
         while True:
             message = await connection.messages.get()
-            handle = slots.get(message.topic)
+            found = parse_downward(message.topic, topics.node)
+            handle = None if found is None else self._endpoints.down.get(found.kind)
             if handle is None or not message.payload:
                 continue
             try:

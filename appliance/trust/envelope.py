@@ -33,6 +33,9 @@ class Slot(StrEnum):
     """What an envelope is for; each has a type of its own, so that none passes for another."""
 
     DESIRED = "application/vnd.edge-appliance.desired.v1+json"
+    COMMAND = "application/vnd.edge-appliance.command.v1+json"
+    OUTCOME = "application/vnd.edge-appliance.outcome.v1+json"
+    REQUEST = "application/vnd.edge-appliance.csr.v1+json"
     ACK = "application/vnd.edge-appliance.ack.v1+json"
     REPORTED = "application/vnd.edge-appliance.reported.v1+json"
     BATCH = "application/vnd.edge-appliance.batch.v1+zstd"

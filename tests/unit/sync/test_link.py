@@ -40,9 +40,8 @@ class Node:
         self.version = 0
         self.reports = 0
         self.fails: Exception | None = None
-        endpoints = Endpoints(
-            self.desired, self.ack, self.report, lambda: self.version, self.take_time
-        )
+        down = {"desired": self.desired, "ack": self.ack, "time": self.take_time}
+        endpoints = Endpoints(down, self.report, lambda: self.version)
         self.link = Link(self.ledger, endpoints, self.clock, SETTINGS, heartbeat_s=30.0)
 
     async def desired(self, data: bytes) -> None:
@@ -119,7 +118,7 @@ def test_it_says_that_it_is_there_and_leaves_a_will(node: Node) -> None:
         (session,) = node.broker.sessions
         assert session.client_id == "box-1"
         assert session.subscriptions == tuple(
-            f"ea1/box-1/dn/{n}" for n in ("desired", "ack", "time")
+            f"ea1/box-1/dn/{n}" for n in ("desired", "ack", "time", "cert", "cmd/+")
         )
 
     asyncio.run(story())
