@@ -115,3 +115,9 @@ def m005_receipts(db: Database) -> None:
     )  # fmt: skip
     db.table("suspects").create({"node": str, "why": str}, pk="node", not_null={"why"}, strict=True)
     db.table("receipts").create_index(["node", "epoch", "seq", "hash"], unique=True)
+
+
+@migrations()
+def m009_resuming(db: Database) -> None:
+    """Nodes that have not said since a restore of this hub which generation they follow."""
+    db.table("resuming").create({"node": str}, pk="node", strict=True)

@@ -13,6 +13,7 @@ from appliance.ledger import meta, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node.board import Board
+from appliance.node.desired import fleet
 from appliance.trust import floor
 from appliance.trust.envelope import Addressee, Slot, seal
 from appliance.trust.keys import SigningKey
@@ -37,7 +38,7 @@ class Reporter:
         """Return the node's state as plain JSON data."""
         desired = self.board.world.desired
         return {
-            "applied": {"generation": desired.fleet_generation},
+            "applied": self._applied(desired.fleet_generation),
             "deployments": [s.to_wire() for s in self.board.world.statuses],
             "removed": list(desired.removed),
             "drift": drift(desired),
@@ -46,11 +47,21 @@ class Reporter:
             "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
         }
 
-    def streams(self) -> dict[str, dict[str, int]]:
-        """Return, for each stream, how many records were ever written and acknowledged."""
+    def _applied(self, generation: int | None) -> dict[str, Any]:
+        """Return the fleet's word in force; its hash tells a hub that was put back from another."""
+        word = self.ledger.read(fleet)
+        known = {"hash": word.hash} if word.generation == generation else {}
+        return {"generation": generation, **known}
+
+    def streams(self) -> dict[str, dict[str, Any]]:
+        """Return, for each stream, how many records were ever written and acknowledged.
+
+        ``hash`` is that of the last batch acknowledged, which the next one links to.
+        """
         found = self.ledger.read(lambda db: {s: streams.position(db, s) for s in Stream})
         return {
-            str(s): {"written": p.written, "acknowledged": p.acked_upto} for s, p in found.items()
+            str(s): {"written": p.written, "acknowledged": p.acked_upto, "hash": p.acked_hash}
+            for s, p in found.items()
         }
 
     async def signed(self, me: Addressee, key: SigningKey) -> bytes:

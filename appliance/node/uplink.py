@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,9 @@ from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.settings import SyncSettings
-from appliance.sync.link import Endpoints, Link
+from appliance.sync.link import Endpoints, Link, Receive
+from appliance.sync.mqtt import Message
+from appliance.sync.topics import NodeTopics
 from appliance.trust.envelope import Addressee
 from appliance.trust.store import TrustStore
 
@@ -47,19 +49,10 @@ class Uplink:
         """Keep the link up for ever."""
         if not settings.broker:
             return
-        while (director := self._trust.director()) is None:
+        while (endpoints := self._met()) is None:
             await self._imported.wait(clock, _LOOK_S)
-        me = Addressee(
-            director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
-        )
-        inbox = FleetInbox(me, self._trust, self._ledger, clock, self._changed)
-        endpoints = Endpoints(
-            down={"desired": inbox.desired, "ack": inbox.ack, "time": self._time},
-            report=lambda: self._reporter.signed(me, self._identity.key),
-            report_version=lambda: self._board.version,
-        )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
-        self._inbox, self._link = inbox, link
+        self._link = link
         loop = asyncio.get_running_loop()
 
         def committed() -> None:
@@ -67,13 +60,47 @@ class Uplink:
 
         self._ledger.on_commit(committed)
         try:
-            await link.run(me, self._identity.key)
+            await link.run(self._me(), self._identity.key)
         finally:
             self._ledger.on_commit(lambda: None)
+
+    def _me(self) -> Addressee:
+        director, me = self._trust.director(), self._identity
+        return Addressee(
+            "" if director is None else director.org, me.node, me.key.public, self._ledger.epoch
+        )
+
+    def _met(self) -> Endpoints | None:
+        """Return what talks to the hub, by whichever road, once a bundle has named it."""
+        if self._trust.director() is None:
+            return None
+        if self._inbox is None:
+            clock = self._reporter.clock
+            self._inbox = FleetInbox(self._me(), self._trust, self._ledger, clock, self._changed)
+        inbox = self._inbox
+        return Endpoints(
+            down={"desired": inbox.desired, "ack": inbox.ack, "time": self._time},
+            report=lambda: self._reporter.signed(self._me(), self._identity.key),
+            report_version=lambda: self._board.version,
+        )
+
+    def down(self) -> Mapping[str, Receive]:
+        """Return who takes what the hub says, for another road than the link."""
+        endpoints = self._met()
+        return {} if endpoints is None else endpoints.down
+
+    async def up(self) -> list[Message]:
+        """Return what a hub that hears of us anew is told, for another road than the link."""
+        endpoints = self._met()
+        if endpoints is None:
+            return []
+        topics = NodeTopics(self._identity.node)
+        return [Message(topics.reported, await endpoints.report()), *endpoints.greet()]
 
     async def catalogue_changed(self) -> None:
         """Look again at what waited for a bundle: the director's name, a word of the fleet."""
         self._imported.set()
+        self._met()
         if self._inbox is not None:
             await self._inbox.look_again()
 

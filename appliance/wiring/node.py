@@ -31,8 +31,10 @@ from appliance.node import identity as node_identity
 from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.auditing import AuditKeeper
 from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
+from appliance.node.carry import Carrier, Voice
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
 from appliance.node.fetching import Fetching
@@ -120,6 +122,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
             store.publish_index(*ledger.read(roots.shown))
             retaining = Retaining(state, ledger, clock, cache or CacheSettings())
             care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
+            care.health.meet()
             key, held = identity.key, store.blobs.all
             receipts = ReceiptBook(identity.node, key, ledger, trust, clock, held)
             answers = AnswerTaker(identity.node, key.public, ledger, trust, clock)
@@ -156,6 +159,7 @@ def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
         make_room=care.collector.make_room,
         fit=lambda variant: cannot_serve(variant, machine().memory_bytes),
         quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
+        recheck=care.health.recheck,
     )
 
 
@@ -326,12 +330,14 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
         await passes.now()
 
+    keeper = AuditKeeper(core.ledger, clock)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
     services = services_of(
         core,
         settings.network,
+        uplink,
         status=partial(_status, here, running, passes, uplink, reporter),
         log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
@@ -349,6 +355,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
+            drive(keeper.look, Wake(), clock, name="audit", resync_s=3600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
@@ -358,12 +365,15 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         caretaker.close()
 
 
-def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> LocalServices:
+def services_of(
+    core: NodeCore, network: NetworkSettings, voice: Voice, **answers: Any
+) -> LocalServices:
     """Return what the local API acts on, whether a controller runs or a command serves it alone.
 
     Args:
         core: The node.
         network: How bundles come over the network.
+        voice: What the node says to its hub, and who takes what the hub says.
         answers: The rest of ``LocalServices``: what only who serves can say or do.
     """
     clock = SystemClock()
@@ -378,5 +388,6 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
         reserve=core.reserve,
         clock=clock,
         fetching=Fetching(core.ledger, core.importer, clock, network),
+        carrier=Carrier(core.identity, core.ledger, core.trust, core.receipts, clock, voice),
         **answers,
     )
