@@ -98,7 +98,8 @@ def _receipts(medium: Path, node: HttpClient) -> list[dict[str, Any]]:
     here = [file for file in names if file.path.name.startswith(f"{epoch}-")]
     if not here:
         raise NotFoundError(f"{medium} carries no receipt of {me} from its ledger {epoch}")
-    found, size = [], 0
+    found: list[dict[str, Any]] = []
+    size = 0
     for file in reversed(here):
         size += len(file.data)
         if found and size > _MOST_BYTES // 2:

@@ -36,9 +36,8 @@ def advance(db: sqlite3.Connection, seq: int, record: bytes) -> None:
     if known.seq != seq - 1:
         known = Head(seq - 1)
         _write(db, _START, known)
-        retained.begin(db, known)
     _write(db, _HEAD, known.after(record))
-    retained.keep(db, seq, record)
+    retained.keep(db, known, record)
 
 
 def forget(db: sqlite3.Connection) -> None:

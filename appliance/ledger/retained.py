@@ -30,8 +30,15 @@ class Kept:
     record: bytes
 
 
-def keep(db: sqlite3.Connection, seq: int, record: bytes) -> None:
-    """Keep a record, in the transaction that links it."""
+def keep(db: sqlite3.Connection, before: Head, record: bytes) -> None:
+    """Keep the record after ``before``, in the transaction that links it.
+
+    An older release, to which this node went back for a while, kept none: then it begins here.
+    """
+    seq = before.seq + 1
+    (last,) = db.execute(f"SELECT max(seq) FROM audit WHERE epoch = {_EPOCH}").fetchone()  # noqa: S608
+    if (start(db).seq if last is None else int(last)) != before.seq:
+        begin(db, before)
     db.execute(f"INSERT INTO audit VALUES ({_EPOCH}, ?, ?)", (seq, record.decode()))  # noqa: S608
 
 
@@ -50,8 +57,11 @@ def start(db: sqlite3.Connection) -> Head:
 
 
 def records(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
-    """Yield the records of this epoch that are kept, in order."""
-    rows = db.execute(f"SELECT seq, record FROM audit WHERE epoch = {_EPOCH} ORDER BY seq")  # noqa: S608
+    """Yield the records of this epoch that are kept and linked to each other, in order."""
+    rows = db.execute(
+        f"SELECT seq, record FROM audit WHERE epoch = {_EPOCH} AND seq > ? ORDER BY seq",  # noqa: S608
+        (start(db).seq,),
+    )
     for seq, record in rows:
         yield int(seq), str(record).encode()
 
