@@ -166,9 +166,7 @@ def _drop(db: sqlite3.Connection, stream: Stream, over: int) -> int:
     return fresh
 
 
-def _oldest(
-    db: sqlite3.Connection, stream: Stream, first: int, end: int = _NO_END
-) -> list[Record]:
+def _oldest(db: sqlite3.Connection, stream: Stream, first: int, end: int = _NO_END) -> list[Record]:
     rows = db.execute(
         "SELECT seq, record FROM outbox WHERE stream = ? AND seq >= ? AND seq < ?"
         " ORDER BY seq LIMIT ?",
