@@ -67,7 +67,7 @@ class SyncSettings:
     resend_s: float = 5.0
     """A batch that the hub has not acknowledged is sent again after this, then ever more rarely."""
     sample_s: float = 1.0
-    """How often the machine is measured, for the stream of metrics."""
+    """How often the machine is measured, for the stream of metrics; 0: never."""
     metrics_s: float = 15.0
     """How long measurements gather before they are written and sent together.
 
@@ -256,5 +256,6 @@ _MAY_BE_ZERO = {
     "hub.port",
     "engine.drain_s",
     "upgrade.hold_s",
+    "sync.sample_s",
 }
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}
