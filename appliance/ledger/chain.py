@@ -8,7 +8,7 @@ witness is not.
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from appliance.errors import CorruptError, IncompleteError
 from appliance.ledger import retained
@@ -30,14 +30,16 @@ def start(db: sqlite3.Connection) -> Head:
     return _read(db, _START)
 
 
-def advance(db: sqlite3.Connection, seq: int, record: bytes) -> None:
-    """Link a record and keep it (``retained``), in the transaction that numbers it."""
+def advance(db: sqlite3.Connection, first: int, records: Sequence[bytes]) -> None:
+    """Link records, in the transaction that numbers them from ``first`` on, and keep them."""
     known = _read(db, _HEAD)
-    if known.seq != seq - 1:
-        known = Head(seq - 1)
+    if known.seq != first - 1:
+        known = Head(first - 1)
         _write(db, _START, known)
-    _write(db, _HEAD, known.after(record))
-    retained.keep(db, known, record)
+    retained.keep(db, known, records)
+    for record in records:
+        known = known.after(record)
+    _write(db, _HEAD, known)
 
 
 def forget(db: sqlite3.Connection) -> None:

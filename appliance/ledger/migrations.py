@@ -245,6 +245,23 @@ def m010_gpus(db: Database) -> None:
 
 
 @migrations()
+def m011_budgets(db: Database) -> None:
+    """How many bytes each stream may take, and how many it takes: see ``ledger/sizes.py``."""
+    db.table("budgets").create(
+        {"stream": str, "most": int}, pk="stream", not_null={"most"}, strict=True
+    )
+    db.table("counted").create(
+        {"stream": str, "upto": int}, pk="stream", not_null={"upto"}, strict=True
+    )
+    db.table("levels").create(
+        {"stream": str, "every_s": int, "first": int, "bytes": int},
+        pk=("stream", "every_s"),
+        not_null={"first", "bytes"},
+        strict=True,
+    )
+
+
+@migrations()
 def m013_audit(db: Database) -> None:
     """Audit records as they were linked, kept here after the hub has acknowledged them.
 

@@ -7,7 +7,7 @@ can still be verified. Records of an earlier epoch, from before a restore, come 
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from appliance.core import wire
@@ -30,16 +30,18 @@ class Kept:
     record: bytes
 
 
-def keep(db: sqlite3.Connection, before: Head, record: bytes) -> None:
-    """Keep the record after ``before``, in the transaction that links it.
+def keep(db: sqlite3.Connection, before: Head, records: Sequence[bytes]) -> None:
+    """Keep the records after ``before``, in the transaction that links them.
 
     An older release, to which this node went back for a while, kept none: then it begins here.
     """
-    seq = before.seq + 1
     (last,) = db.execute(f"SELECT max(seq) FROM audit WHERE epoch = {_EPOCH}").fetchone()  # noqa: S608
     if (start(db).seq if last is None else int(last)) != before.seq:
         begin(db, before)
-    db.execute(f"INSERT INTO audit VALUES ({_EPOCH}, ?, ?)", (seq, record.decode()))  # noqa: S608
+    db.executemany(
+        f"INSERT INTO audit VALUES ({_EPOCH}, ?, ?)",  # noqa: S608
+        [(seq, record.decode()) for seq, record in enumerate(records, before.seq + 1)],
+    )
 
 
 def begin(db: sqlite3.Connection, head: Head) -> None:
