@@ -66,6 +66,8 @@ class SyncSettings:
     """A broken link is tried again after a random time up to this, growing from the first."""
     resend_s: float = 5.0
     """A batch that the hub has not acknowledged is sent again after this, then ever more rarely."""
+    commands: str = "collect-diagnostics, restart-engine, run-golden-prompts, hold"
+    """What the hub may command here, with commas between; a verb that is not named is refused."""
 
 
 @dataclass(frozen=True, slots=True)

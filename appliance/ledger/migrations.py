@@ -242,3 +242,42 @@ def m010_gpus(db: Database) -> None:
         not_null={"seen_at"},
         strict=True,
     )
+
+
+@migrations()
+def m012_commands(db: Database) -> None:
+    """What the hub commanded and how it ended; what generations said; why local words hold."""
+    db.table("commands").create(
+        {
+            "counter": int,
+            "hash": str,
+            "verb": str,
+            "state": str,
+            "at": str,
+            "outcome": bytes,
+            "audit_seq": int,
+        },
+        pk="counter",
+        not_null={"hash", "verb", "state", "at"},
+        strict=True,
+    )
+    db.table("generations").create(
+        {"generation": int, "digest": str},
+        pk="generation",
+        not_null={"digest"},
+        strict=True,
+    )
+    db.table("overrides").create(
+        {
+            "kind": str,
+            "name": str,
+            "mode": str,
+            "reason": str,
+            "until": str,
+            "by": str,
+            "at": str,
+        },
+        pk=("kind", "name"),
+        not_null={"mode", "reason", "by", "at"},
+        strict=True,
+    )

@@ -10,6 +10,7 @@ from appliance.kit.clock import Clock
 from appliance.kit.loop import Wake
 from appliance.ledger.db import Ledger
 from appliance.node.board import Board
+from appliance.node.commands import CommandInbox, Hands
 from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
@@ -33,6 +34,8 @@ class Uplink:
         """``changed`` is called when the fleet's word has."""
         self.on_time: TakeTime = lambda _: None
         """Takes a signed time, or raises what stops it; called on a thread of its own."""
+        self.hands = Hands()
+        """What carries commands of the hub out; set it before ``run``."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -41,6 +44,7 @@ class Uplink:
         self._changed = changed
         self._imported = Wake()
         self._inbox: FleetInbox | None = None
+        self._commands: CommandInbox | None = None
         self._link: Link | None = None
 
     async def run(self, settings: SyncSettings, clock: Clock, *, heartbeat_s: float) -> None:
@@ -53,13 +57,23 @@ class Uplink:
             director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
         )
         inbox = FleetInbox(me, self._trust, self._ledger, clock, self._changed)
+        key, hands = self._identity.key, self.hands
+        commands = CommandInbox(me, key, self._trust, self._ledger, clock, hands)
+        await commands.settle()
         endpoints = Endpoints(
-            down={"desired": inbox.desired, "ack": inbox.ack, "time": self._time},
-            report=lambda: self._reporter.signed(me, self._identity.key),
+            down={
+                "desired": inbox.desired,
+                "ack": inbox.ack,
+                "time": self._time,
+                "cmd": commands.command,
+            },
+            report=lambda: self._reporter.signed(me, key),
             report_version=lambda: self._board.version,
+            greet=commands.greet,
         )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
-        self._inbox, self._link = inbox, link
+        self._inbox, self._link, self._commands = inbox, link, commands
+        commands.say = link.say
         loop = asyncio.get_running_loop()
 
         def committed() -> None:
@@ -67,7 +81,7 @@ class Uplink:
 
         self._ledger.on_commit(committed)
         try:
-            await link.run(me, self._identity.key)
+            await link.run(me, key)
         finally:
             self._ledger.on_commit(lambda: None)
 
@@ -76,6 +90,8 @@ class Uplink:
         self._imported.set()
         if self._inbox is not None:
             await self._inbox.look_again()
+        if self._commands is not None:
+            await self._commands.look_again()
 
     async def _time(self, data: bytes) -> None:
         await asyncio.to_thread(self.on_time, data)

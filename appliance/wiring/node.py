@@ -40,6 +40,7 @@ from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
@@ -59,6 +60,7 @@ from appliance.trust.listed import Listed
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
+from appliance.wiring.commands import hands, stop_engines
 from appliance.wiring.daemon import Ending, run_until
 from appliance.wiring.logs import LogLines, engine_logs, of_processes
 from appliance.wiring.software import StoredControllers
@@ -188,6 +190,8 @@ class Running:
     status: Callable[[], dict[str, Any]] = dict
     changed: Callable[[], None] = lambda: None
     log_lines: LogLines | None = None
+    restart: Callable[[str], Awaitable[list[str]]] | None = None
+    """Stops a deployment's engines, for the next pass to start them again; None: cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,9 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         left = partial(_end_processes, core, settings.engine)
         ends = drive(left, Wake(), SystemClock(), name="engines left", resync_s=3600)
         loops = (cluster.run(), disk, ends)
-        yield Running(cluster.reconcile, loops, said, cluster.changed, cluster.log_lines)
+        yield Running(
+            cluster.reconcile, loops, said, cluster.changed, cluster.log_lines, cluster.restart
+        )
         return
     if core.ledger.read(mirror.datastore) is not None:
         core.ledger.record(mirror.leave).result()
@@ -228,7 +234,7 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         around = Surroundings(here.watch, core.listed, here.activity.last_demand, core.gpus.stops)
         rounds = Rounds(driver, slots=settings.engine.slots)
         controller = Controller(core.ledger, rounds, around, here.board, SystemClock())
-        yield Running(controller.reconcile)
+        yield Running(controller.reconcile, restart=partial(stop_engines, driver))
 
 
 async def _end_processes(core: NodeCore, settings: EngineSettings) -> None:
@@ -326,13 +332,16 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
         await passes.now()
 
+    overrides = OverrideLoop(core.ledger, clock, passes.now)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
+    status = partial(_status, here, running, passes, uplink, reporter)
+    uplink.hands = hands(here, running, status, read_logs, passes)
     services = services_of(
         core,
         settings.network,
-        status=partial(_status, here, running, passes, uplink, reporter),
+        status=status,
         log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
         stop=ending.ask,
@@ -350,6 +359,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
+            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
         )
