@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "get": ("deployments", "List the deployments in force, or show one."),
     "delete": ("deployments", "Take a deployment out of force on this node."),
     "release": ("deployments", "Drop the local word on a deployment; the fleet's holds again."),
+    "hold": ("hold", "Keep a deployment as it is, whatever the fleet says."),
+    "pin": ("hold", "Keep a deployment's model; the rest follows the fleet."),
     "logs": ("deployments", "Show what a deployment's engines logged last."),
     "chat": ("chat", "Talk to a deployment through the gateway."),
     "status": ("status", "Say whether this node serves, and is healthy."),

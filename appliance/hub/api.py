@@ -19,7 +19,8 @@ from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
-from appliance.hub import receipts, resume, store
+from appliance.hub import commands_api, receipts, resume, store
+from appliance.hub.commands import CommandDesk
 from appliance.hub.service import HubService
 from appliance.hub.view import NodeView, held, suspected, view
 from appliance.kit.answers import application, body_of, refusal
@@ -46,6 +47,7 @@ class HubApi:
     token: str
     heartbeat_s: float
     loopback: bool
+    commands: CommandDesk | None = None
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -64,6 +66,7 @@ class HubApi:
             ("POST", f"{node}/messages", self._replay, True),
             ("POST", f"{node}/documents", self._apply, True),
             ("DELETE", f"{node}/documents/{{kind}}/{{name}}", self._delete, True),
+            *commands_api.routes(self.commands, self.service, self.db),
         ]
         static = Mount("/static", StaticFiles(directory=_WEB / "static"))
         return application(

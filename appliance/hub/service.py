@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
-from appliance.hub import receipts, store
+from appliance.hub import receipts, store, words
 from appliance.hub.identity import HubIdentity
 from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
@@ -273,19 +273,21 @@ class HubService:
         row = self._db.read(lambda db: store.node(db, name))
         now = self._clock.utc()
 
-        def sealed(ask: Ask) -> bytes:
-            body = {
+        def sealed(db: sqlite3.Connection, ask: Ask) -> bytes:
+            body: dict[str, Any] = {
                 "directorEpoch": self._identity.director_epoch,
                 "gen": ask.generation,
                 "documents": ask.documents,
             }
+            if back := words.sealing(db, row.node, ask.generation, ask.documents):
+                body["rollback"] = back
             to = Addressee(self._identity.org, row.node, row.key, ask.db_epoch)
             key, life = self._identity.director, _DESIRED_LIFETIME
             return seal(Slot.DESIRED, to, body, key, issued=now, lifetime=life)
 
         too_old = rfc3339(now - _DESIRED_LIFETIME / 2)
         return await self._write(
-            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, sealed)
+            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, partial(sealed, db))
         )
 
     async def _refuse(self, upward: Upward, topic: str, error: RefusedError) -> None:

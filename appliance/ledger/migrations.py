@@ -262,6 +262,45 @@ def m011_budgets(db: Database) -> None:
 
 
 @migrations()
+def m012_commands(db: Database) -> None:
+    """What the hub commanded and how it ended; what generations said; why local words hold."""
+    db.table("commands").create(
+        {
+            "counter": int,
+            "hash": str,
+            "verb": str,
+            "state": str,
+            "at": str,
+            "outcome": bytes,
+            "audit_seq": int,
+        },
+        pk="counter",
+        not_null={"hash", "verb", "state", "at"},
+        strict=True,
+    )
+    db.table("generations").create(
+        {"generation": int, "digest": str},
+        pk="generation",
+        not_null={"digest"},
+        strict=True,
+    )
+    db.table("overrides").create(
+        {
+            "kind": str,
+            "name": str,
+            "mode": str,
+            "reason": str,
+            "until": str,
+            "by": str,
+            "at": str,
+        },
+        pk=("kind", "name"),
+        not_null={"mode", "reason", "by", "at"},
+        strict=True,
+    )
+
+
+@migrations()
 def m013_audit(db: Database) -> None:
     """Audit records as they were linked, kept here after the hub has acknowledged them.
 

@@ -31,7 +31,7 @@ from appliance.trust.store import TrustStore
 class Voice(Protocol):
     """What a node says to its hub besides the log, and who takes what the hub says."""
 
-    def down(self) -> Mapping[str, Receive]:
+    async def down(self) -> Mapping[str, Receive]:
         """Return who takes what comes down, by the kind of its topic."""
 
     async def up(self) -> Sequence[Message]:
@@ -80,7 +80,7 @@ class Alone:
         self._clock = clock
         self._take_time = take_time
 
-    def down(self) -> Mapping[str, Receive]:
+    async def down(self) -> Mapping[str, Receive]:
         """Return who takes a word, an acknowledgement and a time; commands want a controller."""
         director = self._trust.director()
         if director is None:
@@ -176,7 +176,7 @@ class Carrier:
                 hint=f"appliance sync export {medium}, then at the hub: "
                 f"appliance hub sync import {medium}",
             )
-        down = self._voice.down()
+        down = await self._voice.down()
         return [await _take(letter, down.get(letter.kind)) for letter in letters]
 
 

@@ -9,7 +9,7 @@ from appliance.cache.index import Wanted
 from appliance.core.machine import MachineFacts
 from appliance.core.state import DesiredState
 from appliance.kit.clock import Clock, rfc3339
-from appliance.ledger import chain, meta, streams
+from appliance.ledger import chain, commands, meta, overrides, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node.board import Board
@@ -52,6 +52,7 @@ class Reporter:
             "deployments": [s.to_wire() for s in self.board.world.statuses],
             "removed": list(desired.removed),
             "drift": drift(desired),
+            "overrides": [o.to_wire() for o in self.ledger.read(overrides.rows).values()],
         }
 
     def _applied(self, generation: int | None) -> dict[str, Any]:
@@ -77,8 +78,11 @@ class Reporter:
         It carries a number that grows, so that an old one that a broker repeats is known as old.
         """
         number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
+        nonce = await asyncio.wrap_future(self.ledger.record(commands.draw_nonce))
+        counter = self.ledger.read(commands.last)
         clock = self.clock.utc()
         body = {**self.body(), "report": number, "at": rfc3339(clock)}
+        body["commands"] = {"counter": counter, "nonce": nonce}
         issued = floor.now(self.ledger.read(meta.floor), clock).at
         return seal(Slot.REPORTED, me, body, key, issued=issued, lifetime=_LIFETIME)
 

@@ -10,6 +10,7 @@ from appliance.kit.clock import Clock
 from appliance.kit.loop import Wake
 from appliance.ledger.db import Ledger
 from appliance.node.board import Board
+from appliance.node.commands import CommandInbox, Hands
 from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
@@ -35,6 +36,8 @@ class Uplink:
         """``changed`` is called when the fleet's word has."""
         self.on_time: TakeTime = lambda _: None
         """Takes a signed time, or raises what stops it; called on a thread of its own."""
+        self.hands = Hands()
+        """What carries commands of the hub out; set it before ``run``."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -42,17 +45,21 @@ class Uplink:
         self._board = board
         self._changed = changed
         self._imported = Wake()
+        self._meeting = asyncio.Lock()
         self._inbox: FleetInbox | None = None
+        self._commands: CommandInbox | None = None
         self._link: Link | None = None
 
     async def run(self, settings: SyncSettings, clock: Clock, *, heartbeat_s: float) -> None:
         """Keep the link up for ever."""
         if not settings.broker:
             return
-        while (endpoints := self._met()) is None:
+        while (endpoints := await self._met()) is None:
             await self._imported.wait(clock, _LOOK_S)
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
         self._link = link
+        if self._commands is not None:
+            self._commands.say = link.say
         loop = asyncio.get_running_loop()
 
         def committed() -> None:
@@ -70,28 +77,39 @@ class Uplink:
             "" if director is None else director.org, me.node, me.key.public, self._ledger.epoch
         )
 
-    def _met(self) -> Endpoints | None:
+    async def _met(self) -> Endpoints | None:
         """Return what talks to the hub, by whichever road, once a bundle has named it."""
         if self._trust.director() is None:
             return None
-        if self._inbox is None:
-            clock = self._reporter.clock
-            self._inbox = FleetInbox(self._me(), self._trust, self._ledger, clock, self._changed)
-        inbox = self._inbox
+        me, key = self._me(), self._identity.key
+        async with self._meeting:
+            if self._inbox is None or self._commands is None:
+                clock = self._reporter.clock
+                commands = CommandInbox(me, key, self._trust, self._ledger, clock, self.hands)
+                await commands.settle()
+                self._inbox = FleetInbox(me, self._trust, self._ledger, clock, self._changed)
+                self._commands = commands
+        inbox, commands = self._inbox, self._commands
         return Endpoints(
-            down={"desired": inbox.desired, "ack": inbox.ack, "time": self._time},
-            report=lambda: self._reporter.signed(self._me(), self._identity.key),
+            down={
+                "desired": inbox.desired,
+                "ack": inbox.ack,
+                "time": self._time,
+                "cmd": commands.command,
+            },
+            report=lambda: self._reporter.signed(me, key),
             report_version=lambda: self._board.version,
+            greet=commands.greet,
         )
 
-    def down(self) -> Mapping[str, Receive]:
+    async def down(self) -> Mapping[str, Receive]:
         """Return who takes what the hub says, for another road than the link."""
-        endpoints = self._met()
+        endpoints = await self._met()
         return {} if endpoints is None else endpoints.down
 
     async def up(self) -> list[Message]:
         """Return what a hub that hears of us anew is told, for another road than the link."""
-        endpoints = self._met()
+        endpoints = await self._met()
         if endpoints is None:
             return []
         topics = NodeTopics(self._identity.node)
@@ -100,9 +118,11 @@ class Uplink:
     async def catalogue_changed(self) -> None:
         """Look again at what waited for a bundle: the director's name, a word of the fleet."""
         self._imported.set()
-        self._met()
+        await self._met()
         if self._inbox is not None:
             await self._inbox.look_again()
+        if self._commands is not None:
+            await self._commands.look_again()
 
     async def _time(self, data: bytes) -> None:
         await asyncio.to_thread(self.on_time, data)

@@ -43,6 +43,7 @@ from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
+from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
@@ -62,6 +63,7 @@ from appliance.trust.listed import Listed
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
+from appliance.wiring.commands import hands, stop_engines
 from appliance.wiring.daemon import Ending, run_until
 from appliance.wiring.logs import LogLines, engine_logs, of_processes
 from appliance.wiring.software import StoredControllers
@@ -193,6 +195,8 @@ class Running:
     status: Callable[[], dict[str, Any]] = dict
     changed: Callable[[], None] = lambda: None
     log_lines: LogLines | None = None
+    restart: Callable[[str], Awaitable[list[str]]] | None = None
+    """Stops a deployment's engines, for the next pass to start them again; None: cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +229,9 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         left = partial(_end_processes, core, settings.engine)
         ends = drive(left, Wake(), SystemClock(), name="engines left", resync_s=3600)
         loops = (cluster.run(), disk, ends)
-        yield Running(cluster.reconcile, loops, said, cluster.changed, cluster.log_lines)
+        yield Running(
+            cluster.reconcile, loops, said, cluster.changed, cluster.log_lines, cluster.restart
+        )
         return
     if core.ledger.read(mirror.datastore) is not None:
         core.ledger.record(mirror.leave).result()
@@ -233,7 +239,7 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         around = Surroundings(here.watch, core.listed, here.activity.last_demand, core.gpus.stops)
         rounds = Rounds(driver, slots=settings.engine.slots)
         controller = Controller(core.ledger, rounds, around, here.board, SystemClock())
-        yield Running(controller.reconcile)
+        yield Running(controller.reconcile, restart=partial(stop_engines, driver))
 
 
 async def _end_processes(core: NodeCore, settings: EngineSettings) -> None:
@@ -335,14 +341,17 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         await passes.now()
 
     keeper = AuditKeeper(core.ledger, clock)
+    overrides = OverrideLoop(core.ledger, clock, passes.now)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
+    status = partial(_status, here, running, passes, uplink, reporter)
+    uplink.hands = hands(here, running, status, read_logs, passes)
     services = services_of(
         core,
         settings.network,
         uplink,
-        status=partial(_status, here, running, passes, uplink, reporter),
+        status=status,
         log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
         stop=ending.ask,
@@ -364,6 +373,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
+            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
         )
