@@ -19,7 +19,7 @@ from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
-from appliance.hub import commands_api, receipts, resume, store
+from appliance.hub import commands_api, heads, receipts, resume, store
 from appliance.hub.commands import CommandDesk
 from appliance.hub.service import HubService
 from appliance.hub.view import NodeView, held, suspected, view
@@ -104,12 +104,13 @@ class HubApi:
         now = self.clock.utc()
 
         def query(db: Any) -> list[NodeView]:
-            suspects = receipts.suspects(db)
+            suspects, missing = receipts.suspects(db), heads.missing(db)
             return [
                 held(
                     suspected(
                         view(row, store.generation(db, row.node), now, self.heartbeat_s),
                         suspects.get(row.node),
+                        missing.get(row.node),
                     ),
                     is_held=resume.is_held(db, row.node),
                 )
