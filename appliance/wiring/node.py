@@ -41,7 +41,7 @@ from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
-from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.loops import DiskLoop, MachineWatch, Passes, UsageLoop
 from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
 from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
@@ -340,7 +340,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
         await passes.now()
 
-    keeper = AuditKeeper(core.ledger, clock)
+    keeper, disk = AuditKeeper(core.ledger, clock), DiskLoop(state, core.reserve)
     overrides = OverrideLoop(core.ledger, clock, passes.now)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
@@ -368,6 +368,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
+            drive(disk.look, Wake(), clock, name="reserve", resync_s=30),
             drive(keeper.look, Wake(), clock, name="audit", resync_s=3600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
