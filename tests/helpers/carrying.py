@@ -1,12 +1,14 @@
 """A node and its hub that know each other by sticks alone: folders, all of them."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from appliance.core import wire
 from appliance.core.documents import Document
 from appliance.core.ids import NodeId
+from appliance.errors import NotFoundError
 from appliance.hub import store
 from appliance.hub.carrier import Replay, import_folder, import_letters
 from appliance.kit.clock import Clock
@@ -98,7 +100,8 @@ class Carried:
 
     def bring(self, stick: Path) -> list[Replay]:
         """Hand a stick in at the hub."""
-        import_folder(stick, self.desk.post)
+        with contextlib.suppress(NotFoundError):  # an empty one, to begin with
+            import_folder(stick, self.desk.post)
         return import_letters(stick, self.post, self.ask)
 
     def post(self, node: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
