@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError
-from appliance.hub import receipts, store
+from appliance.hub import receipts, roster, store
 from appliance.hub.identity import HubIdentity
 from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
@@ -152,6 +152,7 @@ class HubService:
             return None
         try:
             row = self._db.read(lambda db: store.node(db, upward.node))
+            roster.check_not_revoked(row)
             if upward.kind == "state":
                 await self._link(row, message.payload)
             elif upward.kind == "reported":

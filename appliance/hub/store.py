@@ -27,6 +27,8 @@ class NodeRow:
     reported: dict[str, Any] | None
     report: int | None
     heard_at: str | None
+    site: str | None = None
+    revoked_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
