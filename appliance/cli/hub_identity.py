@@ -64,6 +64,9 @@ def broker_cert(
     host: Annotated[
         list[str], typer.Option("--host", help="A name or address of it; may be repeated.")
     ],
+    bridge: Annotated[
+        str, typer.Option(help="Also join it to the fleet's broker, as this site: a-z, 0-9 and -.")
+    ] = "",
     state_dir: HubStateDir = DEFAULT_HUB_STATE,
     as_json: AsJson = False,
 ) -> None:
@@ -71,14 +74,24 @@ def broker_cert(
 
     authority, now = _authority(state_dir), _now()
     make_folder(folder)
-    path = folder / "server-key.pem"
-    key = FileTlsKey.open(path) if path.exists() else FileTlsKey.create(path)
-    chain = authority.issue_server(host, key, now)
+
+    def key(name: str) -> FileTlsKey:
+        path = folder / name
+        return FileTlsKey.open(path) if path.exists() else FileTlsKey.create(path)
+
+    chain = authority.issue_server(host, key("broker-key.pem"), now)
     crl = state_dir / "crl.pem"
-    write_durably(folder / "server.pem", chain.pem)
-    write_durably(folder / "ca.pem", authority.pem.encode())
-    write_durably(folder / "crl.pem", crl.read_bytes() if crl.exists() else authority.crl([], now))
-    names = ["ca.pem", "crl.pem", "server-key.pem", "server.pem"]
+    files = {
+        "broker.pem": chain.pem,
+        "hub-ca.pem": authority.pem.encode(),
+        "revoked.pem": crl.read_bytes() if crl.exists() else authority.crl([], now),
+    }
+    if bridge:
+        joined = f"_site-{checked(ids.node_id)(bridge)}"
+        files["site.pem"] = authority.issue_bridge(joined, key("site-key.pem"), now).pem
+    for name, data in files.items():
+        write_durably(folder / name, data)
+    names = sorted([*files, "broker-key.pem", *(["site-key.pem"] if bridge else [])])
     expires = chain.expires.date().isoformat()
     text = f"{folder} holds {', '.join(names)}, good until {expires}"
     show({"folder": str(folder), "files": names, "expires": expires}, text, as_json=as_json)

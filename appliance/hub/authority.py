@@ -88,6 +88,10 @@ class Authority:
         builder = _for(builder, ExtendedKeyUsageOID.CLIENT_AUTH)
         return self._chain(builder)
 
+    def issue_bridge(self, name: str, key: FileTlsKey, now: datetime.datetime) -> Chain:
+        """Return a chain with which a site's own broker joins the fleet's."""
+        return self.issue(name, key.private.public_key(), now, _HUB_LIFE)
+
     def issue_server(self, hosts: Sequence[str], key: FileTlsKey, now: datetime.datetime) -> Chain:
         """Return a chain for a broker that is reached by these names and addresses.
 

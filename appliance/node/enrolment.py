@@ -151,6 +151,10 @@ class Certificates:
             return False
         return chain.is_due(self._now()) or not was_issued_by(chain, self.authorities())
 
+    def is_unsure(self) -> bool:
+        """Whether nobody here can say if the certificate has ended: the clock is lost."""
+        return node_tls(self._state) is not None and not self._now().proven
+
     def has_ended(self) -> bool:
         """Whether the broker turns this node away, so that only other roads are left."""
         chain = self.chain()
@@ -262,21 +266,28 @@ class Renewal:
     """Asks for another certificate in time, by every road that there is."""
 
     def __init__(
-        self, certificates: Certificates, state: Path, say: Callable[[bytes], None]
+        self, certificates: Certificates, state: Path, say: Callable[[bytes], bool]
     ) -> None:
-        """``say`` sends a request over the broker, if the link is up."""
+        """``say`` sends a request over the broker; it returns False when the link is down."""
         self._certificates = certificates
         self._state = state
         self._say = say
 
     async def look(self) -> Again | None:
-        """Ask if it is time; what is refused or not answered is asked again at the next look."""
-        if not await asyncio.to_thread(self._certificates.is_due):
+        """Ask if it is time; what is refused or not answered is asked again at the next look.
+
+        While the link is down the hub is asked itself, where enrolment found it: the broker may
+        well be turning us away. A node without a clock asks too, as it cannot know; while its
+        certificate is fresh it is answered with what it has.
+        """
+        certificates = self._certificates
+        is_due = await asyncio.to_thread(certificates.is_due)
+        if not is_due and not certificates.is_unsure():
             return None
-        request = await asyncio.to_thread(self._certificates.request)
-        self._say(request)
-        url = hub_url(self._state)
-        if url and self._certificates.has_ended():
+        request = await asyncio.to_thread(certificates.request)
+        if self._say(request):
+            return None
+        if url := hub_url(self._state):
             try:
                 await asyncio.to_thread(self._over_http, url, request)
             except ApplianceError as error:

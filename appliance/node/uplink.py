@@ -89,10 +89,12 @@ class Uplink:
         if self._inbox is not None:
             await self._inbox.look_again()
 
-    def ask_certificate(self, request: bytes) -> None:
-        """Hand a request for a certificate to the hub, if the link is up."""
-        if self._link is not None:
-            self._link.say(NodeTopics(self._identity.node).request, request)
+    def ask_certificate(self, request: bytes) -> bool:
+        """Hand a request for a certificate to the hub; return False when the link is down."""
+        if self._link is None or not self._link.state.connected:
+            return False
+        self._link.say(NodeTopics(self._identity.node).request, request)
+        return True
 
     def _greeting(self) -> Iterable[Message]:
         """Return what a new connection begins with."""

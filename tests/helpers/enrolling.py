@@ -11,21 +11,30 @@ from appliance.core.ids import NodeId
 from appliance.hub import roster, store
 from appliance.hub.authority import Authority
 from appliance.hub.enrolment import Enrolment, Policy
+from appliance.kit.clock import SystemClock
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
+from appliance.node import identity
 from appliance.node.enrolment import Certificates
 from appliance.node.identity import NodeIdentity
 from appliance.trust.certificates import Chain
 from appliance.trust.documents import HUB_PATH
 from appliance.trust.enrolment import EnrolmentToken
 from tests.helpers.hubs import Hub
+from tests.helpers.organisation import Node
 from tests.helpers.signing import InForce, new_key
 from tests.helpers.waiting import StillClock
 
 T = TypeVar("T")
 LIFE = datetime.timedelta(days=100)
 HOUR = datetime.timedelta(hours=1)
+
+
+def certificates_of(node: Node) -> Certificates:
+    """Return what an opened node asks for certificates with."""
+    me = identity.load(node.state)
+    return Certificates(node.state, me, node.ledger, node.trust, SystemClock())
 
 
 class Office:
@@ -40,9 +49,7 @@ class Office:
         self.clock = self.hub.clock
         self.authority = Authority.of(folder, "acme", self.clock.utc())
         policy = Policy(LIFE, datetime.timedelta(days=30))
-        self.enrolment = Enrolment(
-            "acme", folder, self.authority, self.hub.db, self.clock, policy
-        )
+        self.enrolment = Enrolment("acme", folder, self.authority, self.hub.db, self.clock, policy)
 
     def close(self) -> None:
         self.hub.db.close()

@@ -343,7 +343,9 @@ def test_another_machine_takes_the_name_and_generations_go_on_above(two: Two) ->
     assert two.refusal(new.certificates.request()) is None
     asked = office.hub.db.read(lambda db: store.documents(db, "box-1"))
     assert [d["metadata"]["name"] for d in asked] == ["notes"]
-    office.write(lambda db: store.set_reported(db, "box-1", {**reported, "dbEpoch": "e2"}, 1, "now"))
+    office.write(
+        lambda db: store.set_reported(db, "box-1", {**reported, "dbEpoch": "e2"}, 1, "now")
+    )
     after = office.row()
     assert after is not None
     assert after.db_epoch == "e2"

@@ -157,7 +157,9 @@ def test_it_is_due_when_three_quarters_of_its_life_are_over(issuing: Issuing) ->
     assert chain.is_due(Now(turn, proven=True))
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"x" * 70_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"junk", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"x" * 70_000]
+)
 def test_what_is_no_chain_is_malformed(data: bytes) -> None:
     with pytest.raises(MalformedError):
         Chain.parse(data)
@@ -225,7 +227,10 @@ def test_the_authority_is_made_once_and_its_key_is_the_hub_s_alone(issuing: Issu
     again = Authority.of(issuing.folder, "acme", START + LIFE)
     assert (again.pem, again.hash) == (issuing.authority.pem, issuing.authority.hash)
     assert (issuing.folder / "identity" / "ca-key.pem").stat().st_mode & 0o777 == 0o600
-    assert refusal(issuing, again.issue("box-1", issuing.key.private.public_key(), START, LIFE)) is None
+    assert (
+        refusal(issuing, again.issue("box-1", issuing.key.private.public_key(), START, LIFE))
+        is None
+    )
 
 
 def test_a_key_that_is_not_there_or_none_is_said(tmp_path: Path) -> None:
