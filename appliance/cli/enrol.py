@@ -12,6 +12,7 @@ Medium = Annotated[Path, typer.Argument(help="The stick's folder, such as /media
 Hub = Annotated[
     str | None, typer.Option("--hub", help="The hub: http://HOST:PORT or https://HOST:PORT.")
 ]
+Ca = Annotated[str, typer.Option("--ca", help="The hash of the hub's authority; see `hub ca`.")]
 Token = Annotated[
     str | None,
     typer.Option("--token", envvar="APPLIANCE_ENROL_TOKEN", help="What `hub token` printed."),
@@ -32,6 +33,7 @@ def enrol(
     context: typer.Context,
     hub: Hub = None,
     token: Token = None,
+    ca: Ca = "",
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +45,9 @@ def enrol(
         status(state_dir, as_json)
         return
     with local_api(state_dir) as node:
-        found = node.call("POST", "/v1/certificate", {"hub": hub, "token": token or ""})
+        found = node.call(
+            "POST", "/v1/certificate", {"hub": hub, "token": token or "", "authority": ca}
+        )
     show(found, _taken(found), as_json=as_json)
 
 
@@ -67,9 +71,7 @@ def export(medium: Medium, state_dir: StateDir = DEFAULT_STATE, as_json: AsJson 
 
 def take(
     medium: Medium,
-    ca: Annotated[
-        str, typer.Option("--ca", help="The hash of the hub's authority; see `hub ca`.")
-    ] = "",
+    ca: Ca = "",
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from appliance.bundle.format import courier
+from appliance.bundle.media import requests
 from appliance.cli.common import DEFAULT_HUB_STATE, AsJson, HubStateDir, checked, show
 from appliance.core import ids, quantity, wire
 from appliance.core.ids import node_id
@@ -177,7 +177,7 @@ class _Commands:
         words = {"fingerprint": fingerprint, "site": site, "replaces": replace}
         found = [
             _answered(hub, medium, carried, words, asks=not as_json)
-            for carried in courier.requests(medium)
+            for carried in requests.read_requests(medium)
         ]
         if not found:
             raise NotFoundError(
@@ -189,7 +189,7 @@ class _Commands:
 
 
 def _answered(
-    hub: HttpClient, medium: Path, carried: courier.Carried, words: dict[str, Any], *, asks: bool
+    hub: HttpClient, medium: Path, carried: requests.Request, words: dict[str, Any], *, asks: bool
 ) -> dict[str, Any]:
     """Have one request answered, and write the answer beside it; one refused stops no other."""
     made: dict[str, Any] = {"node": carried.node, "fingerprint": None, "refused": None}
@@ -200,8 +200,7 @@ def _answered(
         if node_id(str(looked["node"])) != carried.node:
             raise UsageError(f"{carried.path} is a request of {looked['node']}")
         answer = _chain(hub, request, looked, words, asks=asks)
-        folder = courier.answers_folder(medium, carried.node)
-        courier.write(medium, folder, {courier.CERTIFICATE: answer.encode()})
+        requests.write_answer(medium, carried.node, answer.encode())
     except ApplianceError as error:
         made["refused"] = error.to_wire()
     return made

@@ -195,6 +195,7 @@ class HubApi:
 
     async def _take_receipts(self, request: Request) -> Response:
         row = self.db.read(partial(store.node, name=_name(request)))
+        roster.check_not_revoked(row)
         envelopes = receipts.body_of((await _object(request)).get("receipts"))
         return JSONResponse(await self.service.take_receipts(row, envelopes))
 

@@ -112,7 +112,10 @@ class Enrolment:
             RefusedError: with TRUST's code.
             NotFoundError: this hub knows no such node, and there is no token.
         """
-        return _wire(*await self._answered(self._opened(data)))
+        asked = self._opened(data)
+        if asked.token is None:
+            self._db.read(lambda db: _known(db, asked))  # strangers do not reach the writer
+        return _wire(*await self._answered(asked))
 
     async def approve(
         self, data: bytes, compared: str, *, site: str = "", replaces: bool = False
@@ -338,9 +341,9 @@ def _known(db: sqlite3.Connection, asked: Asked) -> NodeRow:
             f"this hub knows no node {asked.node}",
             hint="enrol it with a token, or approve its request: appliance hub enrol import STICK",
         )
+    roster.check_key(db, asked.key)
     if row.key != asked.key:
         raise SignatureError(f"{_WHAT} is signed by another key than that of {asked.node}")
-    roster.check_not_revoked(row)
     return row
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from appliance.core import wire
 from appliance.core.ids import NodeId, node_id
@@ -86,7 +86,7 @@ class _Routes:
         return JSONResponse({"pem": found.pem, "hash": found.hash})
 
     async def crl(self, _: Request) -> Response:
-        return JSONResponse({"pem": self._enrolment.crl().decode()})
+        return PlainTextResponse(self._enrolment.crl())
 
 
 async def _object(request: Request) -> dict[str, Any]:

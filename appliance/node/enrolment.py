@@ -14,8 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from appliance.bundle.format import courier
-from appliance.bundle.media.medium import FolderMedium
+from appliance.bundle.media import requests
 from appliance.core import wire
 from appliance.errors import (
     ApplianceError,
@@ -124,25 +123,15 @@ class Certificates:
             NotFoundError: it carries none, or there is no such medium.
             RefusedError: as ``take``.
         """
-        courier.check_medium(medium)
-        found, path = FolderMedium(medium), f"dn/{self._identity.node}/{courier.CERTIFICATE}"
-        if found.size(path) is None:
-            raise NotFoundError(
-                f"{medium} carries no certificate for {self._identity.node}",
-                hint=f"appliance enrol export {medium}, then at the hub: "
-                f"appliance hub enrol import {medium}",
-            )
-        return self.take(found.read(path, MAX_CHAIN_BYTES), authority=authority)
+        return self.take(requests.read_answer(medium, self._identity.node), authority=authority)
 
-    def export(self, medium: Path) -> Path:
-        """Write a request to a stick; return its folder there.
+    def export(self, medium: Path) -> None:
+        """Write a request to a stick.
 
         Raises:
             NotFoundError, NoSpaceError, StateUnusableError: as ``courier.write``.
         """
-        folder = courier.requests_folder(medium, self._identity.node)
-        courier.write(medium, folder, {courier.REQUEST: self.request()})
-        return folder
+        requests.write_request(medium, self._identity.node, self.request())
 
     def is_due(self) -> bool:
         """Whether another certificate is to be asked for; never before a first was taken."""

@@ -37,10 +37,7 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         try:
             clock = SystemClock()
             service = HubService(me, db, broker, clock)
-            policy = Policy(
-                datetime.timedelta(days=settings.certificate_days),
-                datetime.timedelta(days=settings.renew_expired_days),
-            )
+            policy = Policy(_days(settings.certificate_days), _days(settings.renew_expired_days))
             authority = Authority.of(state, me.org, clock.utc())
             enrolment = Enrolment(me.org, state, authority, db, clock, policy)
             enrolment.write_crl()
@@ -53,3 +50,8 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
             await run_until(Ending().asked, service.run(), asgi.serve(api.app(), socket))
         finally:
             db.close()
+
+
+def _days(count: float) -> datetime.timedelta:
+    """Return so many days; a hundred years is as good as for ever."""
+    return datetime.timedelta(days=min(count, 36_500))

@@ -1,12 +1,10 @@
-"""What a stick carries between a node and its hub: receipts and requests up, answers down.
+"""What a stick carries between a node and its hub: receipts up, answers down.
 
-``up/NODE/receipts/EPOCH-SEQ.json``, ``up/NODE/csr.json``, ``dn/NODE/time.json`` and
-``dn/NODE/cert.pem``, beside a bundle or alone. Each file is whole or not there. A medium comes from
-anywhere: only regular files are read, nothing is followed out of it, and every number and length is
-bounded.
+``up/NODE/receipts/EPOCH-SEQ.json`` and ``dn/NODE/time.json``, beside a bundle or alone. Each file
+is whole or not there. A medium comes from anywhere: only regular files are read, nothing is
+followed out of it, and every number and length is bounded.
 """
 
-import contextlib
 import os
 import re
 import stat
@@ -17,12 +15,9 @@ from pathlib import Path
 from appliance.core.ids import NodeId, node_id
 from appliance.errors import CorruptError, NotFoundError, StateUnusableError
 from appliance.kit.files import make_folder, require_space, translated, write_durably
-from appliance.trust.dsse import MAX_ENVELOPE_BYTES
 from appliance.trust.receipt import MAX_RECEIPT_BYTES
 
 TIME = "time.json"
-REQUEST = "csr.json"
-CERTIFICATE = "cert.pem"
 _NAME = re.compile(r"(?P<epoch>[A-Za-z0-9]{1,64})-(?P<seq>[0-9]{1,15})\.json")
 """Whatever else a stick calls its files never reaches a screen."""
 
@@ -34,7 +29,7 @@ _CLUSTER = 32 << 10
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A node's file as it lies on a medium."""
+    """A receipt's file as it lies on a medium."""
 
     node: NodeId
     path: Path
@@ -44,11 +39,6 @@ class Carried:
 def receipts_folder(medium: Path, node: str) -> Path:
     """Return where a node's receipts lie."""
     return medium / "up" / node / "receipts"
-
-
-def requests_folder(medium: Path, node: str) -> Path:
-    """Return where a node's request for a certificate lies."""
-    return medium / "up" / node
 
 
 def answers_folder(medium: Path, node: str) -> Path:
@@ -94,7 +84,12 @@ def receipts(medium: Path) -> Iterator[Carried]:
         NotFoundError: there is no such medium.
         CorruptError: one cannot be read, or is no regular file.
     """
-    for node in _nodes(medium):
+    check_medium(medium)
+    for name in _names(medium / "up", _MOST_NODES):
+        try:
+            node = node_id(name)
+        except ValueError:
+            continue
         folder = receipts_folder(medium, node)
         found = [match for n in _names(folder, _MOST_RECEIPTS) if (match := _NAME.fullmatch(n))]
         for match in sorted(found, key=lambda m: (m["epoch"], int(m["seq"]))):
@@ -102,27 +97,6 @@ def receipts(medium: Path) -> Iterator[Carried]:
             data = _read(folder / file, MAX_RECEIPT_BYTES + 1)
             if data is not None:
                 yield Carried(node, folder / file, data)
-
-
-def requests(medium: Path) -> Iterator[Carried]:
-    """Yield the requests for certificates on a medium, by node.
-
-    Raises:
-        NotFoundError: there is no such medium.
-        CorruptError: one cannot be read, or is no regular file.
-    """
-    for node in _nodes(medium):
-        path = requests_folder(medium, node) / REQUEST
-        data = None if path.parent.is_symlink() else _read(path, MAX_ENVELOPE_BYTES + 1)
-        if data is not None:
-            yield Carried(node, path, data)
-
-
-def _nodes(medium: Path) -> Iterator[NodeId]:
-    check_medium(medium)
-    for name in _names(medium / "up", _MOST_NODES):
-        with contextlib.suppress(ValueError):
-            yield node_id(name)
 
 
 def check_medium(medium: Path) -> None:

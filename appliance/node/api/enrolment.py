@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -36,39 +37,44 @@ class _Enrolment:
     async def enrol(self, request: Request) -> Response:
         """Ask the hub over HTTP: with a token, or by this node's key alone."""
         body = await object_of(request)
-        url, text = body.get("hub"), body.get("token", "")
-        if not isinstance(url, str) or not isinstance(text, str):
-            raise UsageError("hub is not an address, or token is not a text")
+        url, text, authority = (_text(body, name) for name in ("hub", "token", "authority"))
         token = EnrolmentToken.parse(text) if text else None
-        return JSONResponse(await asyncio.to_thread(self._enrolled, url, token))
+        return JSONResponse(await asyncio.to_thread(self._enrolled, url, token, authority))
 
     async def export(self, request: Request) -> Response:
-        certificates, medium = self._services.certificates, await _folder(request)
+        certificates, medium = self._services.certificates, _folder(await object_of(request))
         await asyncio.to_thread(certificates.export, medium)
         found = await asyncio.to_thread(certificates.status)
         return JSONResponse({"node": found["node"], "fingerprint": found["fingerprint"]})
 
     async def take(self, request: Request) -> Response:
         body = await object_of(request)
-        authority = body.get("authority", "")
-        if not isinstance(authority, str):
-            raise UsageError("authority is not a hash")
-        medium, certificates = await _folder(request), self._services.certificates
+        authority, medium = _text(body, "authority"), _folder(body)
+        certificates = self._services.certificates
         taken = await asyncio.to_thread(
             lambda: certificates.take_folder(medium, authority=authority)
         )
         return JSONResponse(asdict(taken))
 
-    def _enrolled(self, url: str, token: EnrolmentToken | None) -> dict[str, object]:
+    def _enrolled(
+        self, url: str, token: EnrolmentToken | None, authority: str
+    ) -> dict[str, object]:
         certificates = self._services.certificates
         chain = asked_over_http(url, certificates.request(token))
-        taken = certificates.take(chain, authority="" if token is None else token.authority)
+        taken = certificates.take(chain, authority=token.authority if token else authority)
         certificates.remember_hub(url)
         return asdict(taken)
 
 
-async def _folder(request: Request) -> Path:
-    path = (await object_of(request)).get("path")
+def _text(body: dict[str, Any], name: str) -> str:
+    found = body.get(name, "")
+    if not isinstance(found, str):
+        raise UsageError(f"{name} is not a text")
+    return found
+
+
+def _folder(body: dict[str, Any]) -> Path:
+    path = body.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise UsageError("path is not the absolute path of a folder")
     return Path(path)
