@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.core import wire
-from appliance.errors import EquivocationError, MalformedError
+from appliance.errors import EquivocationError
 from appliance.sync.batch import Batch
 
 Where = tuple[str, str, str]
@@ -44,38 +44,18 @@ class Ingested:
 
 
 def parcel(node: str, batch: Batch) -> Parcel:
-    """Return what ``ingest_all`` takes of a batch. Pure.
-
-    Raises:
-        MalformedError: a record does not say for how many numbers it stands.
-    """
-    numbered = list(numbers(batch))
-    last, span, _ = numbered[-1]
-    spans = any(s > 1 for _, s, _ in numbered)
+    """Return what ``ingest_all`` takes of a batch. Pure."""
+    upto = batch.upto
+    spans = upto - batch.first + 1 != len(batch.records)
     return Parcel(
         where=(node, batch.epoch, batch.stream),
         first=batch.first,
-        upto=last + span - 1,
+        upto=upto,
         previous=batch.previous,
         hash=batch.hash,
-        text=wire.dumps(numbered if spans else batch.records).decode(),
+        text=wire.dumps(list(batch.numbered()) if spans else batch.records).decode(),
         spans=spans,
     )
-
-
-def numbers(batch: Batch) -> Iterable[tuple[int, int, dict[str, Any]]]:
-    """Yield each record of a batch with its first number and its span. Pure.
-
-    Raises:
-        MalformedError: a record does not say for how many numbers it stands.
-    """
-    at = batch.first
-    for record in batch.records:
-        span = record.get("span", 1)
-        if not isinstance(span, int) or isinstance(span, bool) or span < 1:
-            raise MalformedError(f"a record stands for {str(span)[:20]} numbers")
-        yield at, span, record
-        at += span
 
 
 def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
@@ -83,7 +63,6 @@ def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
 
     Raises:
         EquivocationError: it does not continue what was committed.
-        MalformedError: a record does not say for how many numbers it stands.
     """
     found = ingest_all(db, [parcel(name, batch)], at)
     for error in found.refused.values():

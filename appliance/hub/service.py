@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError
-from appliance.hub import heads, receipts, store
+from appliance.hub import heads, receipts, roster, store
 from appliance.hub.identity import HubIdentity
 from appliance.hub.intake import Arrived, Intake, Opened, Refused
 from appliance.hub.store import Ask, NodeRow
@@ -192,7 +192,7 @@ class HubService:
             return
         try:
             row = self._db.read(lambda db: store.node(db, upward.node))
-            store.check_wanted(row.node, row.revoked_at)
+            roster.check_not_revoked(row)
             if upward.kind == "state":
                 await self._link(row, message.payload)
             elif upward.kind == "reported":

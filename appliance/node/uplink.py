@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.kit.clock import Clock
 from appliance.kit.loop import Wake
@@ -15,8 +15,13 @@ from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.settings import SyncSettings
 from appliance.sync.link import Endpoints, Link
+from appliance.sync.mqtt import Message
+from appliance.sync.topics import NodeTopics
 from appliance.trust.envelope import Addressee
 from appliance.trust.store import TrustStore
+
+if TYPE_CHECKING:
+    from appliance.node.enrolment import Certificates
 
 log = logging.getLogger(__name__)
 _LOOK_S = 2.0
@@ -33,6 +38,7 @@ class Uplink:
         """``changed`` is called when the fleet's word has."""
         self.on_time: TakeTime = lambda _: None
         """Takes a signed time, or raises what stops it; called on a thread of its own."""
+        self.certificates: Certificates | None = None
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -54,9 +60,15 @@ class Uplink:
         )
         inbox = FleetInbox(me, self._trust, self._ledger, clock, self._changed)
         endpoints = Endpoints(
-            down={"desired": inbox.desired, "ack": inbox.ack, "time": self._time},
+            down={
+                "desired": inbox.desired,
+                "ack": inbox.ack,
+                "time": self._time,
+                "cert": self._certificate,
+            },
             report=lambda: self._reporter.signed(me, self._identity.key),
             report_version=lambda: self._board.version,
+            greet=self._greeting,
         )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
         self._inbox, self._link = inbox, link
@@ -76,6 +88,23 @@ class Uplink:
         self._imported.set()
         if self._inbox is not None:
             await self._inbox.look_again()
+
+    def ask_certificate(self, request: bytes) -> bool:
+        """Hand a request for a certificate to the hub; return False when the link is down."""
+        if self._link is None or not self._link.state.connected:
+            return False
+        self._link.say(NodeTopics(self._identity.node).request, request)
+        return True
+
+    def _greeting(self) -> Iterable[Message]:
+        """Return what a new connection begins with."""
+        if self.certificates is not None and self.certificates.is_due():
+            topic = NodeTopics(self._identity.node).request
+            yield Message(topic, self.certificates.request())
+
+    async def _certificate(self, data: bytes) -> None:
+        if self.certificates is not None:
+            await asyncio.to_thread(self.certificates.take, data)
 
     async def _time(self, data: bytes) -> None:
         await asyncio.to_thread(self.on_time, data)

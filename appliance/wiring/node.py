@@ -35,6 +35,7 @@ from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
+from appliance.node.enrolment import Certificates, Renewal
 from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
@@ -78,6 +79,7 @@ class NodeCore:
     store: ModelStore
     receipts: ReceiptBook
     answers: AnswerTaker
+    certificates: Certificates
     importer: Importer
     software: Software
     reserve: Reserve
@@ -138,6 +140,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 store,
                 receipts,
                 answers,
+                Certificates(state, identity, ledger, trust, clock),
                 importer,
                 software,
                 reserve,
@@ -314,7 +317,8 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
-    uplink.on_time = core.answers.take_time
+    uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
+    renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
     marks.read()  # before the first pass: that a controller starts anew puts no model to sleep
@@ -357,6 +361,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
+            drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
         )
@@ -380,6 +385,7 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
         importer=core.importer,
         receipts=core.receipts,
         answers=core.answers,
+        certificates=core.certificates,
         care=core.care,
         software=core.software,
         gpus=core.gpus,
