@@ -21,7 +21,7 @@ Where = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A verified batch, ready to be committed. ``text`` is its records as one JSON list.
+    """A verified batch, ready to be committed: its records stand in the JSON ``text``.
 
     If ``spans`` is true, an entry of the list is ``[number, span, record]``, else the record.
     """
@@ -53,9 +53,16 @@ def parcel(node: str, batch: Batch) -> Parcel:
         upto=upto,
         previous=batch.previous,
         hash=batch.hash,
-        text=wire.dumps(list(batch.numbered()) if spans else batch.records).decode(),
+        text=_text(batch, spans=spans),
         spans=spans,
     )
+
+
+def _text(batch: Batch, *, spans: bool) -> str:
+    if batch.text and not spans:
+        return batch.text
+    records = list(batch.numbered()) if spans else batch.records
+    return wire.dumps({"records": records}).decode()
 
 
 def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
@@ -117,12 +124,14 @@ def _write(
         if each.spans:
             db.execute(
                 "INSERT INTO records SELECT ?, ?, ?, json_extract(value, '$[0]'),"
-                " json_extract(value, '$[2]'), json_extract(value, '$[1]') FROM json_each(?)",
+                " json_extract(value, '$[2]'), json_extract(value, '$[1]')"
+                " FROM json_each(?, '$.records')",
                 (*each.where, each.text),
             )
         else:
             db.execute(
-                "INSERT INTO records SELECT ?, ?, ?, ? + key, value, 1 FROM json_each(?)",
+                "INSERT INTO records SELECT ?, ?, ?, ? + key, value, 1"
+                " FROM json_each(?, '$.records')",
                 (*each.where, each.first, each.text),
             )
     db.execute(
