@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.core import wire
-from appliance.errors import EquivocationError, MalformedError
+from appliance.errors import EquivocationError
 from appliance.hub import resume
 from appliance.sync.batch import Batch
 
@@ -22,7 +22,7 @@ Where = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A verified batch, ready to be committed. ``text`` is its records as one JSON list.
+    """A verified batch, ready to be committed: its records stand in the JSON ``text``.
 
     If ``spans`` is true, an entry of the list is ``[number, span, record]``, else the record.
     """
@@ -45,38 +45,25 @@ class Ingested:
 
 
 def parcel(node: str, batch: Batch) -> Parcel:
-    """Return what ``ingest_all`` takes of a batch. Pure.
-
-    Raises:
-        MalformedError: a record does not say for how many numbers it stands.
-    """
-    numbered = list(numbers(batch))
-    last, span, _ = numbered[-1]
-    spans = any(s > 1 for _, s, _ in numbered)
+    """Return what ``ingest_all`` takes of a batch. Pure."""
+    upto = batch.upto
+    spans = upto - batch.first + 1 != len(batch.records)
     return Parcel(
         where=(node, batch.epoch, batch.stream),
         first=batch.first,
-        upto=last + span - 1,
+        upto=upto,
         previous=batch.previous,
         hash=batch.hash,
-        text=wire.dumps(numbered if spans else batch.records).decode(),
+        text=_text(batch, spans=spans),
         spans=spans,
     )
 
 
-def numbers(batch: Batch) -> Iterable[tuple[int, int, dict[str, Any]]]:
-    """Yield each record of a batch with its first number and its span. Pure.
-
-    Raises:
-        MalformedError: a record does not say for how many numbers it stands.
-    """
-    at = batch.first
-    for record in batch.records:
-        span = record.get("span", 1)
-        if not isinstance(span, int) or isinstance(span, bool) or span < 1:
-            raise MalformedError(f"a record stands for {str(span)[:20]} numbers")
-        yield at, span, record
-        at += span
+def _text(batch: Batch, *, spans: bool) -> str:
+    if batch.text and not spans:
+        return batch.text
+    records = list(batch.numbered()) if spans else batch.records
+    return wire.dumps({"records": records}).decode()
 
 
 def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
@@ -84,7 +71,6 @@ def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
 
     Raises:
         EquivocationError: it does not continue what was committed.
-        MalformedError: a record does not say for how many numbers it stands.
     """
     found = ingest_all(db, [parcel(name, batch)], at)
     for error in found.refused.values():
@@ -143,12 +129,14 @@ def _write(
         if each.spans:
             db.execute(
                 "INSERT INTO records SELECT ?, ?, ?, json_extract(value, '$[0]'),"
-                " json_extract(value, '$[2]'), json_extract(value, '$[1]') FROM json_each(?)",
+                " json_extract(value, '$[2]'), json_extract(value, '$[1]')"
+                " FROM json_each(?, '$.records')",
                 (*each.where, each.text),
             )
         else:
             db.execute(
-                "INSERT INTO records SELECT ?, ?, ?, ? + key, value, 1 FROM json_each(?)",
+                "INSERT INTO records SELECT ?, ?, ?, ? + key, value, 1"
+                " FROM json_each(?, '$.records')",
                 (*each.where, each.first, each.text),
             )
     db.execute(

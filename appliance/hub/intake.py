@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, NotFoundError, RefusedError
+from appliance.errors import ApplianceError, NotFoundError, RefusedError, RevokedError
 from appliance.hub import heads, receipts, store
 from appliance.hub.identity import HubIdentity
 from appliance.hub.ingest import Parcel, ingest_all, parcel
@@ -216,7 +216,8 @@ def _opened(arrived: Arrived, sender: Sender | None, org: str) -> Opened:
     """
     if sender is None:
         raise NotFoundError(f"no node {arrived.node!r} was admitted", hint="appliance hub admit")
-    store.check_wanted(arrived.node, sender.revoked_at)
+    if sender.revoked_at is not None:
+        raise RevokedError(f"{arrived.node} was revoked at {sender.revoked_at}")
     who = Addressee(org, arrived.node, sender.key, "")
     batch = open_batch(arrived.envelope, {sender.key}, who, arrived.stream)
     return Opened(arrived, parcel(arrived.node, batch), batch if batch.stream in _READ else None)

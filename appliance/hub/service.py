@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
-from appliance.hub import heads, receipts, store, words
+from appliance.hub import heads, receipts, roster, store, words
 from appliance.hub.identity import HubIdentity
 from appliance.hub.intake import Arrived, Intake, Opened, Refused
 from appliance.hub.store import Ask, NodeRow
@@ -33,8 +33,6 @@ T = TypeVar("T")
 _DESIRED_LIFETIME = datetime.timedelta(days=180)
 _MOST_LINK_BYTES = 4096
 _MOST_AT_ONCE = 500
-_MOST_WAITING = 20_000
-"""Messages in memory; of more than these, batches are let go: they are sent again."""
 _STABLE_S = 10.0
 _GATHER_S = 0.05
 """How long a batch may wait for others, so that they share a transaction."""
@@ -203,15 +201,6 @@ class HubService:
         messages = [await waiting.get()]
         if waiting.qsize() < _MOST_AT_ONCE:
             await self._clock.sleep(_GATHER_S)
-        shed = 0
-        while waiting.qsize() > _MOST_WAITING:
-            message = waiting.get_nowait()
-            if _is_batch(message):
-                shed += 1
-            else:
-                messages.append(message)
-        if shed:
-            log.warning("more comes than can be taken in: %d batches must come again", shed)
         while len(messages) < _MOST_AT_ONCE and not waiting.empty():
             messages.append(waiting.get_nowait())
         return messages
@@ -243,7 +232,7 @@ class HubService:
             log.exception("could not take in what came on %s", message.topic)
 
     async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
-        store.check_wanted(row.node, row.revoked_at)
+        roster.check_not_revoked(row)
         if upward.kind == "state":
             await self._link(row, payload)
         elif upward.kind == "reported":
@@ -324,11 +313,6 @@ class HubService:
 
     def _write(self, effect: Effect[T]) -> Awaitable[T]:
         return asyncio.wrap_future(self._db.submit(effect))
-
-
-def _is_batch(message: Message) -> bool:
-    upward = parse_upward(message.topic)
-    return upward is not None and upward.kind == "stream"
 
 
 def _sorted(messages: Sequence[Message]) -> tuple[list[Arrived], list[Message]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.core import wire
 from appliance.core.documents import Document
-from appliance.errors import NotFoundError, RevokedError, UsageError
+from appliance.errors import NotFoundError, UsageError
 from appliance.hub import resume
 from appliance.hub.ingest import ingest
 
@@ -117,34 +117,25 @@ def _node(row: sqlite3.Row) -> NodeRow:
 
 def senders(db: sqlite3.Connection, names: Collection[str]) -> dict[str, Sender]:
     """Return those of the nodes that were admitted."""
-    rows = db.execute(
-        "SELECT * FROM nodes WHERE node IN (SELECT value FROM json_each(?))",
+    (text,) = db.execute(
+        "SELECT json_group_array(json_array(node, key, revoked_at)) FROM nodes"
+        " WHERE node IN (SELECT value FROM json_each(?))",
         (json.dumps(list(names)),),
-    )
-    found = [dict(row) for row in rows.fetchall()]
-    return {row["node"]: Sender(row["key"], row.get("revoked_at")) for row in found}
-
-
-def check_wanted(name: str, revoked_at: str | None) -> None:
-    """Take nothing from a node that was revoked.
-
-    Raises:
-        RevokedError: it was.
-    """
-    if revoked_at is not None:
-        raise RevokedError(f"{name} was revoked at {revoked_at}")
+    ).fetchone()
+    return {name: Sender(key, revoked_at) for name, key, revoked_at in json.loads(text)}
 
 
 def committed(db: sqlite3.Connection, names: Collection[str]) -> list[Committed]:
     """Return what is to be acknowledged to nodes; one that never said its epoch is left out."""
-    rows = db.execute(
-        "SELECT n.node, n.key, n.db_epoch, json_group_object(p.stream,"
-        " json_object('epoch', p.epoch, 'upto', p.upto, 'hash', p.hash))"
+    (text,) = db.execute(
+        "SELECT json_group_array(json_array(node, key, db_epoch, json(streams))) FROM (SELECT"
+        " n.node, n.key, n.db_epoch, json_group_object(p.stream,"
+        " json_object('epoch', p.epoch, 'upto', p.upto, 'hash', p.hash)) AS streams"
         " FROM nodes AS n JOIN positions AS p ON p.node = n.node AND p.epoch = n.db_epoch"
-        " WHERE n.node IN (SELECT value FROM json_each(?)) GROUP BY n.node",
+        " WHERE n.node IN (SELECT value FROM json_each(?)) GROUP BY n.node)",
         (json.dumps(list(names)),),
-    )
-    return [Committed(row[0], row[1], row[2], json.loads(row[3])) for row in rows.fetchall()]
+    ).fetchone()
+    return [Committed(*row) for row in json.loads(text)]
 
 
 def set_reported(

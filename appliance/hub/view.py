@@ -24,6 +24,7 @@ class State(StrEnum):
     STALE = "stale"
     SUSPECT = "suspect"
     NEVER_HEARD = "never heard"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ def held(found: NodeView, *, is_held: bool) -> NodeView:
 def _state(
     row: NodeRow, deployments: list[dict[str, Any]], now: datetime.datetime, heartbeat_s: float
 ) -> tuple[State, str]:
+    if row.revoked_at is not None:
+        return State.REVOKED, f"revoked at {row.revoked_at}: nothing of it is accepted"
     if row.heard_at is None or row.reported is None:
         return State.NEVER_HEARD, f"admitted {row.admitted_at}, no report yet"
     silent = (now - parse_rfc3339(row.heard_at)).total_seconds()

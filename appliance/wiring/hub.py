@@ -1,12 +1,15 @@
 """The hub."""
 
+import datetime
 import logging
 import sys
 from pathlib import Path
 
 from appliance.hub import identity
 from appliance.hub.api import HubApi
+from appliance.hub.authority import Authority
 from appliance.hub.commands import CommandDesk
+from appliance.hub.enrolment import Enrolment, Policy
 from appliance.hub.migrations import migrations
 from appliance.hub.service import HubService
 from appliance.kit import asgi
@@ -39,11 +42,23 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         try:
             clock = SystemClock()
             service = HubService(me, db, broker, clock)
+            policy = Policy(_days(settings.certificate_days), _days(settings.renew_expired_days))
+            authority = Authority.of(state, me.org, clock.utc())
+            enrolment = Enrolment(me.org, state, authority, db, clock, policy)
+            enrolment.write_crl()
+            service.add("request", enrolment)
             loopback = is_loopback(settings.host)
             log.info("listening on %s port %d", settings.host, socket.getsockname()[1])
             commands = CommandDesk(me, db, clock)
             service.add("outcome", commands)
-            api = HubApi(db, service, clock, me.token, settings.heartbeat_s, loopback, commands)
+            api = HubApi(
+                db, service, clock, me.token, settings.heartbeat_s, loopback, enrolment, commands
+            )
             await run_until(Ending().asked, service.run(), asgi.serve(api.app(), socket))
         finally:
             db.close()
+
+
+def _days(count: float) -> datetime.timedelta:
+    """Return so many days; a hundred years is as good as for ever."""
+    return datetime.timedelta(days=min(count, 36_500))

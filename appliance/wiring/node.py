@@ -37,6 +37,7 @@ from appliance.node.caretaker import Caretaker
 from appliance.node.carry import Carrier, Voice
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
+from appliance.node.enrolment import Certificates, Renewal
 from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
@@ -82,6 +83,7 @@ class NodeCore:
     store: ModelStore
     receipts: ReceiptBook
     answers: AnswerTaker
+    certificates: Certificates
     importer: Importer
     software: Software
     reserve: Reserve
@@ -143,6 +145,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 store,
                 receipts,
                 answers,
+                Certificates(state, identity, ledger, trust, clock),
                 importer,
                 software,
                 reserve,
@@ -324,7 +327,8 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
-    uplink.on_time = core.answers.take_time
+    uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
+    renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
     marks.read()  # before the first pass: that a controller starts anew puts no model to sleep
@@ -375,6 +379,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
             drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
+            drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
         )
@@ -401,6 +406,7 @@ def services_of(
         importer=core.importer,
         receipts=core.receipts,
         answers=core.answers,
+        certificates=core.certificates,
         care=core.care,
         software=core.software,
         gpus=core.gpus,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.helpers.sticks import DAY, Desk, Site
 def carrier_of(node: Node, clock: Clock) -> Carrier:
     """Return a node's end of the stick road, as wiring builds it without a controller."""
     me = identity.load(node.state)
-    voice = Alone(me, node.ledger, node.trust, clock, node.answers.take_time)
+    voice = Alone(me, node.ledger, node.trust, clock, {"time": node.answers.take_time})
     return Carrier(me, node.ledger, node.trust, node.receipts, clock, voice)
 
 
@@ -48,7 +49,7 @@ class Speaking(Alone):
             "streams": {
                 s: {"written": p.written, "acknowledged": p.acked_upto, "hash": p.acked_hash}
                 for s in Stream
-                for p in [site.ledger.read(lambda db, s=s: streams.position(db, s))]
+                for p in [site.ledger.read(partial(streams.position, stream=s))]
             },
         }
         now = site.clock.utc()
@@ -71,7 +72,8 @@ class Carried:
         """Make the node's end over the ledger that is open now."""
         site = self.site
         me = NodeIdentity(NodeId(site.name), site.key)
-        self.voice = Speaking(me, site.ledger, site.trust, site.clock, site.answers.take_time)
+        takers = {"time": site.answers.take_time}
+        self.voice = Speaking(me, site.ledger, site.trust, site.clock, takers)
         self.voice.site = site
         self.carrier = Carrier(me, site.ledger, site.trust, site.book, site.clock, self.voice)
 
