@@ -87,12 +87,8 @@ def _with_sqlite(facts: list[Fact]) -> float:
         def work() -> None:
             for begin in range(0, len(facts), _TOGETHER):
                 rows = [
-                    (
-                        "usage",
-                        seq,
-                        wire.dumps({"at": f.at, "kind": f.kind, "body": f.body}).decode(),
-                    )
-                    for seq, f in enumerate(facts[begin : begin + _TOGETHER], begin)
+                    ("usage", seq, streams.to_text(fact))
+                    for seq, fact in enumerate(facts[begin : begin + _TOGETHER], begin)
                 ]
                 db.execute("BEGIN IMMEDIATE")
                 db.executemany("INSERT INTO outbox VALUES (?, ?, ?)", rows)

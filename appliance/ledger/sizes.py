@@ -50,7 +50,13 @@ def level_of(found: list[Level], seq: int) -> Level:
 def waiting(db: sqlite3.Connection, stream: str) -> int:
     """Return the bytes of the records that are in no batch yet; it only reads."""
     counted = sum(level.bytes for level in levels(db, stream))
-    return counted + _added_since(db, stream, _counted(db, stream))[0]
+    return counted + _added_since(db, stream, _counted(db, stream))
+
+
+def uncounted(db: sqlite3.Connection, stream: str) -> int:
+    """Return how many numbers were given since the last count, at most; it only reads."""
+    row = db.execute("SELECT next_seq - 1 FROM streams WHERE stream = ?", (stream,)).fetchone()
+    return 0 if row is None else int(row[0]) - _counted(db, stream)
 
 
 def sealed(db: sqlite3.Connection, stream: str) -> int:
@@ -61,10 +67,10 @@ def sealed(db: sqlite3.Connection, stream: str) -> int:
 
 def count(db: sqlite3.Connection, stream: str) -> list[Level]:
     """Take in what was written since the last time; return the levels."""
-    added, upto = _added_since(db, stream, _counted(db, stream))
-    if upto is not None:
-        _change(db, stream, AS_WRITTEN, added)
-        _set_counted(db, stream, upto)
+    counted, new = _counted(db, stream), uncounted(db, stream)
+    if new:
+        _change(db, stream, AS_WRITTEN, _added_since(db, stream, counted))
+        _set_counted(db, stream, counted + new)
     return levels(db, stream)
 
 
@@ -73,13 +79,11 @@ def recount(db: sqlite3.Connection, stream: str) -> list[Level]:
     found = levels(db, stream)
     sizes = dict.fromkeys((level.every_s for level in found), 0)
     rows = db.execute(f"SELECT seq, {_SIZE} FROM outbox WHERE stream = ?", (stream,))  # noqa: S608
-    last = 0
     for seq, size in rows:
         sizes[level_of(found, seq).every_s] += size
-        last = max(last, seq)
     for level in found:
         _put(db, stream, Level(level.every_s, level.first, sizes[level.every_s]))
-    _set_counted(db, stream, last)
+    _set_counted(db, stream, _counted(db, stream) + uncounted(db, stream))
     return levels(db, stream)
 
 
@@ -119,13 +123,12 @@ def begin_after(db: sqlite3.Connection, stream: str, every_s: int, upto: int) ->
     )
 
 
-def _added_since(db: sqlite3.Connection, stream: str, counted: int) -> tuple[int, int | None]:
+def _added_since(db: sqlite3.Connection, stream: str, counted: int) -> int:
     query = (
-        f"SELECT COALESCE(SUM({_SIZE}), 0), MAX(seq) FROM outbox"  # noqa: S608 - our own text
+        f"SELECT COALESCE(SUM({_SIZE}), 0) FROM outbox"  # noqa: S608 - our own text
         " WHERE stream = ? AND seq > ?"
     )
-    added, upto = db.execute(query, (stream, counted)).fetchone()
-    return int(added), upto
+    return int(db.execute(query, (stream, counted)).fetchone()[0])
 
 
 def _counted(db: sqlite3.Connection, stream: str) -> int:

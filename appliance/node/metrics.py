@@ -171,12 +171,13 @@ def enforce(ledger: Ledger) -> dict[Stream, budgets.Kept]:
     """
     found = {}
     for stream in Stream:
-        if not ledger.read(partial(budgets.is_over, stream=stream)):
+        if not ledger.read(partial(budgets.is_due, stream=stream)):
             continue
         coarsened = dropped = 0
         while kept := ledger.record(partial(budgets.step, stream=stream)).result():
             coarsened += kept.coarsened
             dropped += kept.dropped
-        found[stream] = budgets.Kept(coarsened, dropped)
-        log.info("%s was over its budget: %s", stream, found[stream])
+        if coarsened or dropped:
+            found[stream] = budgets.Kept(coarsened, dropped)
+            log.info("%s was over its budget: %s", stream, found[stream])
     return found

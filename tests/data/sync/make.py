@@ -1,7 +1,7 @@
 """Write ``vectors.json``: what the log looks like on the wire, byte by byte.
 
-Run it from the root, ``python -m tests.data.sync.make``, when the format grows. The bytes of what is
-compressed may differ between releases of zstd: then keep those that were published.
+Run it from the root, ``python -m tests.data.sync.make``, when the format grows. The bytes of what
+is compressed may differ between releases of zstd: then keep those that were published.
 """
 
 import datetime
