@@ -108,14 +108,6 @@ def came(db: sqlite3.Connection, stream: str, level: Level) -> None:
     )
 
 
-def move(db: sqlite3.Connection, stream: str, first: int, upto: int) -> None:
-    """Have the levels that began behind ``first`` and up to ``upto`` begin after it."""
-    db.execute(
-        "UPDATE levels SET first = ? WHERE stream = ? AND first > ? AND first <= ?",
-        (upto + 1, stream, first, upto),
-    )
-
-
 def begin_after(db: sqlite3.Connection, stream: str, every_s: int, upto: int) -> None:
     """Have one level begin behind ``upto``."""
     db.execute(
