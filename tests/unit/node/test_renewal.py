@@ -131,6 +131,11 @@ def test_a_link_that_lasts_asks_when_the_time_comes(pair: Pair) -> None:
     asyncio.run(story())
 
 
+def refused(pair: Pair) -> list[str]:
+    """Return the codes of what the node refused, as the hub heard of it."""
+    return [r["code"] for r in pair.hub.records(stream="audit") if "code" in r]
+
+
 def test_what_a_broker_invents_as_a_certificate_changes_nothing(pair: Pair) -> None:
     async def story() -> None:
         first = await pair.enrol()
@@ -141,9 +146,8 @@ def test_what_a_broker_invents_as_a_certificate_changes_nothing(pair: Pair) -> N
         async with pair.running():
             for invented in (b"junk", other.pem):
                 pair.broker.publish(ANSWER, invented)
-            found = lambda: [r["code"] for r in pair.hub.records(stream="audit") if "code" in r]  # noqa: E731
-            await until(lambda: len(found()) == 2, "both refusals at the hub")
-            assert found() == ["malformed", "scope"]
+            await until(lambda: len(refused(pair)) == 2, "both refusals at the hub")
+            assert refused(pair) == ["malformed", "scope"]
             assert pair.chain().pem == first.pem
 
     asyncio.run(story())

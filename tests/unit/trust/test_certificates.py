@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from appliance.errors import (
     ApplianceError,
@@ -113,9 +114,7 @@ def test_what_a_node_s_own_certificate_issued_counts_for_nothing(issuing: Issuin
         .serial_number(7)
         .not_valid_before(START - DAY)
         .not_valid_after(START + LIFE)
-        .add_extension(
-            x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(issuing.key.private, SHA256())
         .public_bytes(Encoding.PEM)
     )
