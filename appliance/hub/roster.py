@@ -3,6 +3,7 @@
 import datetime
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
 
 from appliance.errors import ExpiredError, ReplayError, RevokedError, ScopeError, SignatureError
 from appliance.hub import store
@@ -190,6 +191,14 @@ def issued(db: sqlite3.Connection, node: str, node_key: str) -> list[Issued]:
         (node, node_key),
     )
     return [Issued(**dict(row)) for row in rows]
+
+
+def shown(db: sqlite3.Connection, row: NodeRow) -> list[dict[str, Any]]:
+    """Return the certificates of a node as plain JSON data, newest first."""
+    return [
+        {"serial": c.serial, "issued": c.issued_at, "expires": c.expires_at}
+        for c in issued(db, row.node, row.key)
+    ]
 
 
 def revoked_serials(db: sqlite3.Connection, now: str) -> list[RevokedSerial]:

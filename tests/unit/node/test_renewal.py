@@ -21,7 +21,7 @@ from appliance.trust.store import TrustStore
 from tests.fakes.broker import FakeBroker
 from tests.helpers.enrolling import Office
 from tests.helpers.hubs import TalkingNode
-from tests.helpers.models import machine
+from tests.helpers.models import deployment, machine
 from tests.helpers.nodes import ControlledNode
 from tests.helpers.signing import InForce
 from tests.helpers.waiting import until
@@ -163,6 +163,24 @@ def test_a_request_on_another_node_s_topic_is_refused(pair: Pair) -> None:
             pair.broker.publish(box_2.topics.request, request)
             await until(lambda: pair.hub.refusals("box-2") == ["scope"], "the refusal")
             assert pair.broker.on(box_2.topics.certificate) == []
+
+    asyncio.run(story())
+
+
+def test_the_broker_forgets_what_it_kept_for_a_machine_that_is_gone(pair: Pair) -> None:
+    """Else the next machine of that name begins with a word that is addressed to the old one."""
+
+    async def story() -> None:
+        desired, ack = pair.signs.topics.desired, pair.signs.topics.ack
+        pair.office.enrolment.on_gone = pair.hub.service.forget
+        async with pair.running():
+            await until(lambda: pair.hub.row().reported, "the first report")
+            ask = lambda db: store.put_documents(db, "box-1", [deployment()])  # noqa: E731
+            pair.office.write(ask)
+            await pair.hub.service.say("box-1")
+            await until(lambda: pair.broker.retained.get(desired), "the word")
+            await pair.office.enrolment.replace("box-1", "ab" * 32)
+            assert (pair.broker.retained[desired], pair.broker.retained.get(ack, b"")) == (b"", b"")
 
     asyncio.run(story())
 

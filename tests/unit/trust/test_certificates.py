@@ -21,7 +21,7 @@ from appliance.errors import (
     SignatureError,
     StateUnusableError,
 )
-from appliance.hub.authority import Authority
+from appliance.hub.authority import Authority, hub_tls
 from appliance.trust.certificates import (
     CertificateRequest,
     Chain,
@@ -230,6 +230,24 @@ def test_the_authority_is_made_once_and_its_key_is_the_hub_s_alone(issuing: Issu
         refusal(issuing, again.issue("box-1", issuing.key.private.public_key(), START, LIFE))
         is None
     )
+
+
+def test_after_a_theft_another_authority_takes_its_place(issuing: Issuing) -> None:
+    chain, now = issuing.chain(), START
+    hub_tls(issuing.folder, issuing.authority, now)
+    new = Authority.anew(issuing.folder, "acme", now)
+    assert new.hash != issuing.authority.hash
+    assert Authority.of(issuing.folder, "acme", now).hash == new.hash
+    assert not was_issued_by(chain, (new.pem,))
+    certificate, _ = hub_tls(issuing.folder, new, now)
+    assert was_issued_by(Chain.parse(certificate.read_bytes()), (new.pem,))
+
+
+def test_an_authority_with_another_s_key_issues_nothing(issuing: Issuing) -> None:
+    FileTlsKey.create(issuing.folder / "identity" / "ca-key.pem")
+    with pytest.raises(StateUnusableError):
+        Authority.of(issuing.folder, "acme", START)
+    assert Authority.anew(issuing.folder, "acme", START).pem
 
 
 def test_a_key_that_is_not_there_or_none_is_said(tmp_path: Path) -> None:
