@@ -252,7 +252,6 @@ class Enrolment:
         now: datetime.datetime,
     ) -> bytes:  # fmt: skip
         at = rfc3339(now)
-        roster.check_key(db, asked.key)
         if asked.token is not None and admitted is None:
             roster.use_token(db, roster.token(db, asked.token.id), asked.node, asked.key, at)
             admitted = _Admission(asked.token.site, replaces=asked.token.replaces)

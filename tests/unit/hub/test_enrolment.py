@@ -22,8 +22,8 @@ from appliance.errors import (
     SignatureError,
     UsageError,
 )
-from appliance.hub import roster, store
-from appliance.hub.authority import HUB_NAME, hub_tls
+from appliance.hub import receipts, roster, store
+from appliance.hub.authority import HUB_NAME, Authority, hub_tls
 from appliance.hub.view import State, view
 from appliance.trust import dsse
 from appliance.trust.certificates import Chain, FileTlsKey
@@ -231,6 +231,29 @@ def enrolled(two: Two) -> Chain:
     return Chain.parse(chain)
 
 
+def test_the_name_alone_is_worth_nothing(two: Two) -> None:
+    enrolled(two)
+    assert two.refusal(two.other().certificates.request()) is SignatureError
+
+
+def test_a_question_that_is_repeated_late_earns_nothing_new(two: Two) -> None:
+    """Whoever kept a copy of a request cannot have the hub issue without end."""
+    two.office.admit(two.machine)
+    request = two.machine.certificates.request()
+    first = two.office.answer(request)
+    two.pass_days(90)
+    assert two.office.answer(request) == first
+
+
+def test_what_another_authority_issued_is_issued_anew(two: Two) -> None:
+    first = enrolled(two)
+    now = two.office.clock.utc()
+    two.office.enrolment.authority = Authority.anew(two.office.folder, "acme", now)
+    renewed = Chain.parse(two.office.answer(two.machine.certificates.request()))
+    assert renewed.serial != first.serial
+    assert renewed.certificates[1] != first.certificates[1]
+
+
 def test_a_known_key_needs_nobody(two: Two) -> None:
     assert enrolled(two).serial == two.machine.chain().serial
 
@@ -331,16 +354,21 @@ def test_another_machine_takes_the_name_and_generations_go_on_above(two: Two) ->
     office.write(lambda db: store.put_documents(db, "box-1", [deployment("notes")]))
     reported = {"dbEpoch": "e1", "applied": {"generation": 41}}
     office.write(lambda db: store.set_reported(db, "box-1", reported, 1, "now"))
+    office.write(lambda db: db.execute("INSERT INTO suspects VALUES ('box-1', 'two')"))
     new = two.other()
     generation = asyncio.run(office.enrolment.replace("box-1", new.identity.key.public))
     assert generation == 42
     row = office.row()
     assert row is not None
     assert (row.key, row.db_epoch, row.reported) == (new.identity.key.public, None, None)
+    assert (row.report, row.heard_at) == (None, None)
+    assert office.hub.db.read(receipts.suspects) == {}
     assert row.revoked_at is None
     assert office.revoked() == [chain.serial]
     assert two.refusal(two.machine.certificates.request()) is RevokedError
     assert two.refusal(new.certificates.request()) is None
+    with pytest.raises(RevokedError):
+        asyncio.run(office.enrolment.replace("box-1", two.machine.identity.key.public))
     asked = office.hub.db.read(lambda db: store.documents(db, "box-1"))
     assert [d["metadata"]["name"] for d in asked] == ["notes"]
     office.write(
