@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from appliance.core import wire
+from appliance.core.ids import NodeId
 from appliance.errors import (
     ApplianceError,
     ExpiredError,
@@ -25,12 +26,15 @@ from appliance.errors import (
 from appliance.hub import receipts, roster, store
 from appliance.hub.authority import HUB_NAME, Authority, hub_tls
 from appliance.hub.view import State, view
+from appliance.node.enrolment import Certificates
+from appliance.node.identity import NodeIdentity
 from appliance.trust import dsse
 from appliance.trust.certificates import Chain, FileTlsKey
 from appliance.trust.enrolment import EnrolmentToken
 from appliance.trust.envelope import Slot
 from tests.helpers.enrolling import HOUR, LIFE, Machine, Office
 from tests.helpers.models import deployment
+from tests.helpers.signing import new_key
 
 DAY = datetime.timedelta(days=1)
 
@@ -219,6 +223,33 @@ def test_an_envelope_of_another_slot_is_no_request(two: Two) -> None:
     data = dsse.sign(Slot.REPORTED, wire.dumps(payload), two.machine.identity.key)
     assert two.refusal(data) is MalformedError
     assert two.refusal(b"x" * 70_000) is MalformedError
+
+
+class Chip:
+    """A key that signs and never gives itself away: all that a node asks of one."""
+
+    def __init__(self) -> None:
+        self.__key = new_key()
+
+    @property
+    def public(self) -> str:
+        return self.__key.public
+
+    def sign(self, message: bytes) -> bytes:
+        return self.__key.sign(message)
+
+
+def test_a_node_key_may_lie_in_a_chip(two: Two) -> None:
+    me = NodeIdentity(NodeId("box-1"), Chip())
+    certificates = Certificates(
+        two.machine.folder, me, two.machine.ledger, two.machine.in_force.trust, two.office.clock
+    )
+    token = two.office.token()
+    chain = two.office.answer(certificates.request(token))
+    assert certificates.take(chain, authority=token.authority).news
+    row = two.office.row()
+    assert row is not None
+    assert row.key == me.key.public
 
 
 # --- renewal --------------------------------------------------------------------------------------
