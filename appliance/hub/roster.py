@@ -92,9 +92,11 @@ def admit(db: sqlite3.Connection, node: str, key: str, site: str, at: str) -> No
 
     Raises:
         RevokedError: the key was revoked, and never comes back.
+        ScopeError: the key is another node's.
         UsageError: the node is known by another key, which was not revoked.
     """
     check_key(db, key)
+    _check_own(db, node, key)
     if (known := find(db, node)) is not None and known.key != key and known.revoked_at is not None:
         replace(db, node, key, at)
     store.admit(db, node, key, at)
@@ -111,9 +113,11 @@ def replace(db: sqlite3.Connection, node: str, key: str, at: str) -> int | None:
     Raises:
         NotFoundError: there is no such node.
         RevokedError: the new key was revoked.
+        ScopeError: the new key is another node's.
     """
     row = store.node(db, node)
     check_key(db, key)
+    _check_own(db, node, key)
     if row.key == key:
         return store.generation(db, node)
     revoke(db, node, "replaced by another machine", at)
@@ -155,6 +159,16 @@ def check_key(db: sqlite3.Connection, key: str) -> None:
         raise RevokedError(
             f"this key of {row[0]} was revoked at {row[2]}: {row[1]}",
             hint="a revoked key never comes back: wipe the machine and enrol it with a new one",
+        )
+
+
+def _check_own(db: sqlite3.Connection, node: str, key: str) -> None:
+    """See that a key is no other node's: one machine has one name."""
+    row = db.execute("SELECT node FROM nodes WHERE key = ? AND node != ?", (key, node)).fetchone()
+    if row is not None:
+        raise ScopeError(
+            f"this key is that of {row[0]}",
+            hint="a machine has one name; was identity/ copied? Make keys of its own there",
         )
 
 

@@ -410,6 +410,21 @@ def test_another_machine_takes_the_name_and_generations_go_on_above(two: Two) ->
     assert after.db_epoch == "e2"
 
 
+def test_a_key_is_one_node_s(two: Two) -> None:
+    """Else what was revoked under one name would live on under the other."""
+    enrolled(two)
+    key = two.machine.identity.key.public
+    with pytest.raises(ScopeError):
+        two.office.write(partial(roster.admit, node="box-2", key=key, site="", at="now"))
+    other = two.other("box-2")
+    two.office.admit(other)
+    with pytest.raises(ScopeError):
+        asyncio.run(two.office.enrolment.replace("box-2", key))
+    row = two.office.row("box-2")
+    assert row is not None
+    assert row.key == other.identity.key.public
+
+
 def test_replacing_by_the_same_key_changes_nothing(two: Two) -> None:
     enrolled(two)
     key = two.machine.identity.key.public
