@@ -9,7 +9,7 @@ from appliance.cache.index import Wanted
 from appliance.core.machine import MachineFacts
 from appliance.core.state import DesiredState
 from appliance.kit.clock import Clock, rfc3339
-from appliance.ledger import commands, meta, overrides, streams
+from appliance.ledger import chain, commands, meta, overrides, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node.board import Board
@@ -34,7 +34,17 @@ class Reporter:
     wanted: Callable[[], list[Wanted]] = list
 
     def body(self) -> dict[str, Any]:
-        """Return the node's state as plain JSON data."""
+        """Return what is known of the node as plain JSON data."""
+        return {
+            **self.state(),
+            "audit": self.ledger.read(chain.head).to_wire(),
+            "machine": asdict(self.machine()),
+            "streams": self.streams(),
+            "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return what is asked of the node, and how far it is, as plain JSON data."""
         desired = self.board.world.desired
         return {
             "applied": {"generation": desired.fleet_generation},
@@ -42,9 +52,6 @@ class Reporter:
             "removed": list(desired.removed),
             "drift": drift(desired),
             "overrides": [o.to_wire() for o in self.ledger.read(overrides.rows).values()],
-            "machine": asdict(self.machine()),
-            "streams": self.streams(),
-            "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
         }
 
     def streams(self) -> dict[str, dict[str, int]]:
@@ -59,8 +66,9 @@ class Reporter:
 
         It carries a number that grows, so that an old one that a broker repeats is known as old.
         """
-        number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
-        nonce = await asyncio.wrap_future(self.ledger.record(commands.draw_nonce))
+        number, nonce = await asyncio.wrap_future(
+            self.ledger.record(lambda db: (meta.next_report(db), commands.draw_nonce(db)))
+        )
         counter = self.ledger.read(commands.last)
         clock = self.clock.utc()
         body = {**self.body(), "report": number, "at": rfc3339(clock)}
