@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from appliance.errors import PeerUnreachableError, StateUnusableError, UsageError
@@ -128,21 +127,44 @@ class BrokerAddress:
         assert line.sock is not None
         return line.sock
 
+    def secure(self, plain: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """Return TLS on a connection to the broker, who proved to be the one of this name.
+
+        Raises:
+            OSError: it is not.
+            PeerUnreachableError: its certificate ended long ago.
+        """
+        made = context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        try:
+            made.do_handshake()
+            self._check_end(made)
+        except Exception:
+            made.close()
+            raise
+        return made
+
+    def _check_end(self, secure: ssl.SSLSocket) -> None:
+        found = self.tls()
+        if found is None or found.surely_past is None:
+            return
+        ends = ssl.cert_time_to_seconds(str((secure.getpeercert() or {})["notAfter"]))
+        if ends < found.surely_past().timestamp():
+            day = datetime.datetime.fromtimestamp(ends, datetime.UTC).date()
+            raise PeerUnreachableError(f"the certificate of {self} ended on {day}")
+
     def context(self) -> ssl.SSLContext:
         """Return how TLS is to be spoken there, with the certificates of this moment.
 
         Raises:
             StateUnusableError: our certificate, its key or the CA cannot be used.
         """
-        found, context = self.tls(), _Context(ssl.PROTOCOL_TLS_CLIENT)
+        found, context = self.tls(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
-        context.sslsocket_class = _Socket
         if found is None or not found.ca:
             context.load_default_certs()
         if found is None:
             return context
-        context.surely_past = found.surely_past
         try:
             if found.ca:
                 context.load_verify_locations(cadata="\n".join(found.ca))
@@ -153,30 +175,6 @@ class BrokerAddress:
                 hint="enrol this node again",
             ) from error
         return context
-
-
-class _Context(ssl.SSLContext):
-    surely_past: Callable[[], datetime.datetime] | None = None
-
-
-class _Socket(ssl.SSLSocket):
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - theirs
-        try:
-            super().do_handshake(block)
-            self._check_end()
-        except Exception:
-            self.close()
-            raise
-
-    def _check_end(self) -> None:
-        surely_past = getattr(self.context, "surely_past", None)
-        if surely_past is None:
-            return
-        found: dict[str, Any] = self.getpeercert() or {}
-        ends = ssl.cert_time_to_seconds(str(found["notAfter"]))
-        if ends < surely_past().timestamp():
-            day = datetime.datetime.fromtimestamp(ends, datetime.UTC).date()
-            raise PeerUnreachableError(f"the broker's certificate ended on {day}")
 
 
 def _proxy(text: str) -> Url | None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -119,23 +120,42 @@ class _Client(Client):
         self._address = address
         if address.is_web:
             self.ws_set_options(path=address.path)
-        if address.is_secure:
-            self.tls_set_context(address.context())
+        self._opened: socket.socket | None = None
+        self._secure = address.context() if address.is_secure else None
+        if self._secure is not None:
+            self.tls_set_context(self._secure)
 
     def _create_socket_connection(self) -> socket.socket:
         """Paho's own would need another package to go through a proxy."""
-        return self._address.open(self.connect_timeout)
+        self._opened = self._address.open(self.connect_timeout)
+        return self._opened
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        """Paho's own knows no time but the machine's."""
+        assert self._secure is not None
+        self._opened = found = self._address.secure(tcp_sock, self._secure)
+        return found
 
     def begin(self) -> None:
-        """Connect; blocks for some seconds at most, and raises OSError or ValueError."""
-        host, port = self._address.host, self._address.port
-        if self.protocol != MQTTProtocolVersion.MQTTv5:
-            self.connect(host, port, keepalive=_KEEPALIVE_S)
-            return
-        properties = _properties(
-            PacketTypes.CONNECT, SessionExpiryInterval=_SESSION_S, MaximumPacketSize=_MOST_PACKET
-        )
-        self.connect(host, port, keepalive=_KEEPALIVE_S, clean_start=False, properties=properties)
+        """Connect; blocks for some seconds at most.
+
+        Raises:
+            OSError, ValueError, PeerUnreachableError: nobody answers, or not as one should.
+        """
+        options: dict[str, Any] = {}
+        if self.protocol == MQTTProtocolVersion.MQTTv5:
+            properties = _properties(
+                PacketTypes.CONNECT,
+                SessionExpiryInterval=_SESSION_S,
+                MaximumPacketSize=_MOST_PACKET,
+            )
+            options = {"clean_start": False, "properties": properties}
+        try:
+            self.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **options)
+        except Exception:
+            if self._opened is not None:  # paho leaves it open when a WebSocket is refused
+                self._opened.close()
+            raise
 
 
 class _Bridge:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ EXAMPLES = ROOT / "examples" / "brokers" / "mosquitto"
 HUB = "_hub"
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
+Validity = tuple[datetime.datetime, datetime.datetime]
 
 
 class Process:
@@ -85,26 +87,47 @@ def nats(folder: Path) -> Process:
     return Process(folder, [program, "-c", str(path)], [port])
 
 
-def fleet(folder: Path, authority: "Authority") -> Process:
+def fleet(
+    folder: Path, authority: "Authority", *, valid: Validity | None = None,
+    more_acl: Sequence[str] = (),
+) -> Process:  # fmt: skip
     """Start one as ``examples/brokers`` has it: its ports are those of mqtts and of wss."""
-    authority.issue("broker", "localhost", folder / "broker.pem", folder / "broker-key.pem")
+    files = folder / "broker.pem", folder / "broker-key.pem"
+    authority.issue("broker", files, host="localhost", valid=valid)
     (folder / "hub-ca.pem").write_text(authority.pem)
-    shutil.copy(EXAMPLES / "acl", folder / "acl")
-    (folder / "acl").chmod(0o700)
+    acl = "\n".join((EXAMPLES / name).read_text() for name in ("acl", *more_acl))
+    (folder / "acl").write_text(acl)
     ports = free_ports(2)
-    text = (EXAMPLES / "mosquitto.conf").read_text()
-    text = text.replace("/etc/mosquitto/", f"{folder}/").replace("/var/lib/mosquitto", str(folder))
+    text = _moved(EXAMPLES / "mosquitto.conf", folder)
     for usual, port in zip((8883, 443), ports, strict=True):
         assert f"listener {usual}\n" in text
         text = text.replace(f"listener {usual}\n", f"listener {port} 127.0.0.1\n")
-    return Process(folder, as_root_of(folder, text), ports)
+    return _as_root(folder, text, ports)
 
 
-def as_root_of(folder: Path, settings: str) -> list[str]:
-    """Return the command of a mosquitto that stays root, because its files are root's."""
-    path = folder / "fleet.conf"
+def site(folder: Path, authority: "Authority", central: Process) -> Process:
+    """Start a site's own broker, joined to the fleet's as ``examples/brokers`` has it."""
+    authority.issue("_site-zurich", (folder / "site.pem", folder / "site-key.pem"))
+    (folder / "hub-ca.pem").write_text(authority.pem)
+    ports = free_ports(1)
+    text = _moved(EXAMPLES / "bridge.conf", folder)
+    assert "address broker.example.com:8883\n" in text
+    text = text.replace("broker.example.com:8883", f"localhost:{central.port}")
+    text = text.replace("restart_timeout 1 30", "restart_timeout 1")
+    listen = f"listener {ports[0]} 127.0.0.1\nallow_anonymous true\n"
+    return _as_root(folder, listen + text, ports)
+
+
+def _moved(path: Path, folder: Path) -> str:
+    text = path.read_text()
+    return text.replace("/etc/mosquitto/", f"{folder}/").replace("/var/lib/mosquitto", str(folder))
+
+
+def _as_root(folder: Path, settings: str, ports: list[int]) -> Process:
+    """Start one that keeps the rights it has, because its files are only readable with them."""
+    path = folder / "mosquitto.conf"
     path.write_text(f"user root\n{settings}")
-    return [need_tool("mosquitto"), "-c", str(path)]
+    return Process(folder, [need_tool("mosquitto"), "-c", str(path)], ports)
 
 
 class Authority:
@@ -121,19 +144,18 @@ class Authority:
         )
         self.pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
 
-    def tls(
-        self, name: str, valid: tuple[datetime.datetime, datetime.datetime] | None = None
-    ) -> Tls:
-        """Return the certificate of a client of this name."""
+    def tls(self, name: str) -> Tls:
+        """Return the certificate of a client of this name, new for each."""
         files = self._folder / f"{name}.pem", self._folder / f"{name}-key.pem"
-        self.issue(name, None, *files, valid=valid)
+        self.issue(name, files)
         return Tls(*files, ca=(self.pem,))
 
     def issue(
-        self, name: str, host: str | None, certificate: Path, key: Path,
-        *, valid: tuple[datetime.datetime, datetime.datetime] | None = None,
+        self, name: str, files: tuple[Path, Path], *, host: str | None = None,
+        valid: Validity | None = None,
     ) -> None:  # fmt: skip
         """Write a certificate and its key."""
+        certificate, key = files
         private = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(subject, self._name, private, valid or (NOW - DAY, NOW + 90 * DAY))
@@ -154,7 +176,7 @@ class Authority:
 
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey,
-    valid: tuple[datetime.datetime, datetime.datetime],
+    valid: Validity,
 ) -> x509.CertificateBuilder:  # fmt: skip
     builder = x509.CertificateBuilder(issuer, subject, key.public_key())
     builder = builder.serial_number(x509.random_serial_number())
