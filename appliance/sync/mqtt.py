@@ -177,11 +177,11 @@ class _Bridge:
     def _on_connect(self, client: Client, _u: Any, _f: Any, reason: Any, properties: Any) -> None:
         most = getattr(properties, "MaximumPacketSize", _LEAST_PACKET)
         if str(reason) == _UNKNOWN_VERSION:
-            self._call(_fail, self.ready, _OldBrokerError(f"the broker refused: {reason}"))
+            self._call(_fail, self.ready, _OldBrokerError(f"it refused us: {reason}"))
         elif reason.is_failure:
-            self._call(_fail, self.ready, PeerUnreachableError(f"the broker refused: {reason}"))
+            self._call(_fail, self.ready, PeerUnreachableError(f"it refused us: {reason}"))
         elif most < _LEAST_PACKET:
-            why = f"the broker takes {most} bytes at most, and we send up to {_LEAST_PACKET}"
+            why = f"it takes {most} bytes at most, and we send up to {_LEAST_PACKET}"
             self._call(_fail, self.ready, PeerUnreachableError(why))
         else:
             client.subscribe([(topic, 1) for topic in self._session.subscriptions])
@@ -189,13 +189,13 @@ class _Bridge:
     def _on_subscribe(self, _c: Client, _u: Any, _m: int, reasons: list[Any], _p: Any) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
-            why = f"the broker refused a subscription: {refused}"
+            why = f"it refused a subscription: {refused}"
             self._call(_fail, self.ready, PeerUnreachableError(why))
         else:
             self._call(_done, self.ready)
 
     def _on_disconnect(self, _c: Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
-        self._call(_fail, self.ready, PeerUnreachableError(f"MQTT: disconnected: {reason}"))
+        self._call(_fail, self.ready, PeerUnreachableError(f"it closed the connection: {reason}"))
         self._call(self._close, str(reason))
 
     def _close(self, why: str) -> None:
@@ -268,7 +268,7 @@ async def _connect(
         raise PeerUnreachableError(f"{address} does not answer: {error}") from error
     client.loop_start()
     try:
-        await _within(bridge.ready, f"{address} did not answer in time")
+        await _within(bridge.ready, address)
         yield bridge.connection
     finally:
         bridge.ready.cancel()
@@ -276,12 +276,18 @@ async def _connect(
         await asyncio.to_thread(client.loop_stop)
 
 
-async def _within(ready: "asyncio.Future[None]", otherwise: str) -> None:
+async def _within(ready: "asyncio.Future[None]", address: BrokerAddress) -> None:
     try:
         async with asyncio.timeout(_CONNECT_S):
             await ready
     except TimeoutError as error:
-        raise PeerUnreachableError(otherwise) from error
+        raise PeerUnreachableError(f"{address} did not answer in time") from error
+    except _OldBrokerError:
+        raise
+    except PeerUnreachableError as error:
+        # With TLS 1.3 a client learns only afterwards, and without words, that it is not welcome.
+        shown = "" if not address.is_secure or address.tls() else "; we have no certificate to show"
+        raise PeerUnreachableError(f"{address}: {error.what}{shown}") from error
 
 
 def _properties(packet: int, **values: int) -> Properties:

@@ -87,12 +87,8 @@ class FakeBroker:
     def take(self, client: "_Client", message: Message) -> None:
         """Take a message from a client; one that was dropped says nothing any more."""
         if client in self._clients:
-            self.publish(
-                message.topic,
-                message.payload,
-                retain=message.retained,
-                expires_s=message.expires_s,
-            )
+            more = {} if message.expires_s is None else {"expires_s": message.expires_s}
+            self.publish(message.topic, message.payload, retain=message.retained, **more)
 
     def _end_other(self, client_id: str) -> None:
         """A client id that connects again takes the place of the one that had it."""

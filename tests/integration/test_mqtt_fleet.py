@@ -199,6 +199,15 @@ def test_who_has_no_certificate_of_the_hubs_ca_does_not_come_in(
     refusal(as_one(at, replace(stranger, ca=(authority.pem,))))
 
 
+def test_who_has_no_certificate_at_all_is_told_that_it_has_none(
+    at: BrokerAddress, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "system.pem").write_text(authority.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    assert at.is_web or "we have no certificate to show" in refusal(at)
+    refusal(at)
+
+
 def test_a_broker_that_the_hubs_ca_does_not_know_is_not_believed(
     at: BrokerAddress, authority: Authority, tmp_path: Path
 ) -> None:
