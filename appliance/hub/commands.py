@@ -110,7 +110,10 @@ class CommandDesk:
         """Return the commands that a node has not answered and that have not expired."""
         found = self.waiting(row)
         topics = NodeTopics(NodeId(row.node))
-        return [Message(topics.command(name), envelope) for name, envelope, _ in found]
+        return [
+            Message(topics.command(name), envelope, expires_s=left)
+            for name, envelope, left in found
+        ]
 
     def waiting(self, row: NodeRow) -> list[tuple[str, bytes, int]]:
         """Return id, envelope and remaining seconds of each; for a stick as for the broker."""

@@ -15,6 +15,7 @@ from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.settings import SyncSettings
+from appliance.sync.broker import TlsSource, without_certificate
 from appliance.sync.link import Endpoints, Link
 from appliance.trust.envelope import Addressee
 from appliance.trust.store import TrustStore
@@ -36,6 +37,8 @@ class Uplink:
         """Takes a signed time, or raises what stops it; called on a thread of its own."""
         self.hands = Hands()
         """What carries commands of the hub out; set it before ``run``."""
+        self.tls: TlsSource = without_certificate
+        """Returns this node's certificate as it is now; asked before each connection."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -70,6 +73,7 @@ class Uplink:
             report=lambda: self._reporter.signed(me, key),
             report_version=lambda: self._board.version,
             greet=commands.greet,
+            tls=self.tls,
         )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
         self._inbox, self._link, self._commands = inbox, link, commands

@@ -46,6 +46,7 @@ class Desk:
         topics = [self.node.topics.command(str(o.payload["counter"])) for o in opened]
         assert [m.topic for m in found] == topics
         assert not any(m.retained for m in found), "a command is never retained"
+        assert all(m.expires_s and 1 <= m.expires_s <= 601 for m in found), "and expires"
         return opened
 
     def outcome(self, counter: int, state: str = "done", **changes: Any) -> bytes:
