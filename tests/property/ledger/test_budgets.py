@@ -43,7 +43,9 @@ class Budgets(RuleBasedStateMachine):
         for _ in range(count):
             self.second += every_s
             at = f"2026-12-{1 + self.second // 86400 % 28:02}T"
-            at += f"{self.second // 3600 % 24:02}:{self.second // 60 % 60:02}:{self.second % 60:02}Z"
+            at += (
+                f"{self.second // 3600 % 24:02}:{self.second // 60 % 60:02}:{self.second % 60:02}Z"
+            )
             self.written += 1
             facts.append(Fact(self.stream, "host", at, {"n": self.written}))
         self.ledger.note(*facts).result()
