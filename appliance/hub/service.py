@@ -156,6 +156,7 @@ class HubService:
                 await self._link(row, message.payload)
             elif upward.kind == "reported":
                 await self._reported(row, message.payload)
+                self.tell(self._db.read(partial(store.node, name=row.node)))
             elif (desk := self._desks.get(upward.kind)) is not None:
                 await desk.take(row, upward.name, message.payload)
                 self.tell(row)

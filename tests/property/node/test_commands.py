@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class World:
         return seal(Slot.COMMAND, self.me, body, DIRECTOR, issued=now, lifetime=LIFE)
 
     def ends(self) -> dict[int, str]:
-        found = {n: self.ledger.read(lambda db, n=n: rows.find(db, n)) for n in range(COUNTERS + 1)}
+        found = {n: self.ledger.read(partial(rows.find, counter=n)) for n in range(COUNTERS + 1)}
         return {n: row.state for n, row in found.items() if row is not None}
 
 
