@@ -80,7 +80,7 @@ class HubService:
 
     def _publish(self, message: Message) -> None:
         if self._connection is not None:
-            self._connection.publish(message.topic, message.payload, retain=message.retained)
+            self._connection.send(message)
 
     async def run(self) -> None:
         """Keep a connection to the broker for ever."""
@@ -243,6 +243,7 @@ class HubService:
             await self._link(row, payload)
         elif upward.kind == "reported":
             await self._reported(row, payload)
+            self.tell(self._db.read(partial(store.node, name=row.node)))
         elif (desk := self._desks.get(upward.kind)) is not None:
             await desk.take(row, upward.name, payload)
             self.tell(row)

@@ -5,31 +5,24 @@ A node refuses a newer generation with the documents of an older one unless the 
 Functions here work inside somebody's transaction on a connection they are given.
 """
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 from appliance.core import wire
-from appliance.core.rollback import MOST_WHY
+from appliance.core.rollback import MOST_WHY, digest_of, texts_of
 from appliance.errors import UsageError
 from appliance.hub import store
 
 _AGAIN = "the documents of that generation were asked for again"
 
 
-def digest_of(documents: Sequence[dict[str, Any]]) -> str:
-    """Return the SHA-256 of a set of documents, as a node computes it."""
-    found = sorted(documents, key=lambda d: (d["kind"], d["metadata"]["name"]))
-    return hashlib.sha256(wire.dumps(found)).hexdigest()
-
-
 def sealing(
     db: sqlite3.Connection, node: str, generation: int, documents: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Remember what a generation says; return the rollback that it must name, if it is one."""
-    digest = digest_of(documents)
+    digest = digest_of(texts_of(documents))
     db.execute(
         "INSERT INTO document_sets VALUES (?, ?) ON CONFLICT DO NOTHING",
         (digest, wire.dumps(list(documents)).decode()),
@@ -54,11 +47,16 @@ def history(db: sqlite3.Connection, node: str) -> dict[int, str]:
     return {int(number): str(digest) for number, digest in rows}
 
 
-def roll_back(db: sqlite3.Connection, node: str, to: int, why: str) -> int:
+def roll_back(db: sqlite3.Connection, node: str, to: int, why: str, *, keep: bool = False) -> int:
     """Ask a node for what an older generation said; return the generation that says so.
 
-    A generation that this hub does not know, because it was restored from a backup, stands for
-    what is asked for now: the node refuses it unless it said just that.
+    Args:
+        db: The hub's database.
+        node: Its name.
+        to: The generation to return to.
+        why: For whoever wonders later.
+        keep: What is asked for now is what that generation said; this hub does not know it any
+            more, because it was restored from a backup. The node refuses it unless that is so.
 
     Raises:
         NotFoundError: the node was never admitted.
@@ -70,23 +68,31 @@ def roll_back(db: sqlite3.Connection, node: str, to: int, why: str) -> int:
     newest = store.generation(db, node) or 0
     if not 0 < to <= newest:
         raise UsageError(f"{to} is not an older generation of {node}; the newest is {newest}")
-    digest = history(db, node).get(to)
-    if digest is None:
-        digest = digest_of(store.documents(db, node))
-    else:
-        (text,) = db.execute(
-            "SELECT documents FROM document_sets WHERE digest = ?", (digest,)
-        ).fetchone()
-        db.execute("DELETE FROM documents WHERE node = ?", (node,))
-        db.executemany(
-            "INSERT INTO documents VALUES (?, ?, ?, ?)",
-            (
-                (node, d["kind"], d["metadata"]["name"], wire.dumps(d).decode())
-                for d in json.loads(text)
-            ),
-        )
+    digest = digest_of(texts_of(store.documents(db, node)))
+    if not keep:
+        known = history(db, node).get(to)
+        if known is None:
+            raise UsageError(
+                f"generation {to} was never said to {node}, or before this hub was restored",
+                hint="ask for its documents with hub apply; if the node then refuses them as older,"
+                " add --keep",
+            )
+        digest = known
+        _put_back(db, node, digest)
     db.execute("INSERT OR REPLACE INTO rollbacks VALUES (?, ?, ?, ?)", (node, digest, to, why))
     return store.next_generation(db, node)
+
+
+def _put_back(db: sqlite3.Connection, node: str, digest: str) -> None:
+    row = db.execute("SELECT documents FROM document_sets WHERE digest = ?", (digest,)).fetchone()
+    db.execute("DELETE FROM documents WHERE node = ?", (node,))
+    db.executemany(
+        "INSERT INTO documents VALUES (?, ?, ?, ?)",
+        (
+            (node, d["kind"], d["metadata"]["name"], wire.dumps(d).decode())
+            for d in json.loads(row[0])
+        ),
+    )
 
 
 def restored(db: sqlite3.Connection, node: str, why: str) -> None:
@@ -97,7 +103,7 @@ def restored(db: sqlite3.Connection, node: str, why: str) -> None:
     """
     newest = store.generation(db, node)
     if newest is not None:
-        digest = digest_of(store.documents(db, node))
+        digest = digest_of(texts_of(store.documents(db, node)))
         db.execute(
             "INSERT OR REPLACE INTO rollbacks VALUES (?, ?, ?, ?)", (node, digest, newest, why)
         )

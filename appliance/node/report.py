@@ -77,8 +77,9 @@ class Reporter:
 
         It carries a number that grows, so that an old one that a broker repeats is known as old.
         """
-        number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
-        nonce = await asyncio.wrap_future(self.ledger.record(commands.draw_nonce))
+        number, nonce = await asyncio.wrap_future(
+            self.ledger.record(lambda db: (meta.next_report(db), commands.draw_nonce(db)))
+        )
         counter = self.ledger.read(commands.last)
         clock = self.clock.utc()
         body = {**self.body(), "report": number, "at": rfc3339(clock)}
