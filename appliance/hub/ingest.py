@@ -37,9 +37,10 @@ class Parcel:
 
 @dataclass(slots=True)
 class Ingested:
-    """What became of the parcels, by their place in the group; what is in neither was known."""
+    """What became of the parcels, by their place in the group; the rest came too early."""
 
     new: list[int] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
     refused: dict[int, EquivocationError] = field(default_factory=dict)
 
 
@@ -103,7 +104,9 @@ def ingest_all(db: sqlite3.Connection, parcels: Sequence[Parcel], at: str) -> In
     known = _hashes(db, [parcels[place] for place in repeated])
     for place in repeated:
         each = parcels[place]
-        if known.get((*each.where, each.first)) != each.hash:
+        if known.get((*each.where, each.first)) == each.hash:
+            found.known.append(place)
+        else:
             found.refused[place] = _two_of_one(each)
     return found
 
