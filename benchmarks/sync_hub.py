@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from appliance.kit.clock import rfc3339
@@ -55,8 +56,9 @@ def _drain(site: FleetSite, fleet: Fleet) -> list[Row]:
     fleet.send()
     began = time.monotonic()
     for part in range(1, 11):
-        fleet.run(lambda part=part: fleet.acked >= total * part // 10, _PATIENCE_S)
+        fleet.run(partial(fleet.has_come_to, total * part // 10), _PATIENCE_S)
         seconds.append(time.monotonic() - began)
+    print([f"{s:.1f}" for s in seconds])
     middle = (seconds[8] - seconds[0]) / 8
     rate = total / 10 / middle
     used, mine = site.cpu_s("hub") - used, time.process_time() - mine

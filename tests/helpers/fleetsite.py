@@ -42,7 +42,8 @@ class FleetSite:
         self.identity = identity.create(self.state, ORG)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         db = GroupCommit(self.state / "hub.db", migrations)
-        at, asked = rfc3339(datetime.datetime.now(datetime.UTC)), [deployment()]
+        at = rfc3339(datetime.datetime.now(datetime.UTC))
+        asked = [deployment()]
         for node in nodes:
             db.submit(partial(store.admit, node=node.name, key=node.key.public, at=at))
             done = db.submit(partial(store.put_documents, name=node.name, found=asked))

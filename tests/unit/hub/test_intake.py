@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,10 @@ from appliance.core.ids import NodeId
 from appliance.errors import NoSpaceError
 from appliance.hub import intake as module
 from appliance.hub import roster, store
+from appliance.hub.ingest import ingest_all
 from appliance.hub.intake import Arrived, Intake, Opened, Taken
+from appliance.kit.commit import Effect
+from appliance.sync.batch import Batch, open_batch
 from appliance.trust import dsse
 from appliance.trust.envelope import Slot, accept
 from tests.helpers.hubs import Hub, TalkingNode
@@ -39,9 +44,12 @@ class Desk:
         """Return a list that grows with everything that is handed to the writer."""
         effects: list[object] = []
         submit = self.hub.db.submit
-        monkeypatch.setattr(
-            self.hub.db, "submit", lambda effect: (effects.append(effect), submit(effect))[1]
-        )
+
+        def counting(effect: Effect[Any]) -> Future[Any]:
+            effects.append(effect)
+            return submit(effect)
+
+        monkeypatch.setattr(self.hub.db, "submit", counting)
         return effects
 
     def next(self, node: int = 0, body: object = "a") -> Arrived:
@@ -107,11 +115,10 @@ def test_a_repetition_is_acknowledged_again_and_not_opened_again(
     first, early = desk.next(), [desk.next(), desk.next()][1]
     desk.take(first, early)
     opened = []
-    real = module.open_batch
 
-    def counting(data: bytes, *rest: object) -> object:
+    def counting(data: bytes, *rest: Any) -> Batch:
         opened.append(data)
-        return real(data, *rest)  # type: ignore[arg-type]
+        return open_batch(data, *rest)
 
     monkeypatch.setattr(module, "open_batch", counting)
     assert desk.take(first, replace(first, node=NodeId("box-2"))).heard == {"box-1"}
@@ -158,7 +165,6 @@ def test_on_a_full_disk_nothing_is_acknowledged_and_later_all_is_there(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrived = desk.next()
-    real = module.ingest_all
 
     def full(*_: object) -> None:
         raise NoSpaceError("no space left")
@@ -166,7 +172,7 @@ def test_on_a_full_disk_nothing_is_acknowledged_and_later_all_is_there(
     monkeypatch.setattr(module, "ingest_all", full)
     with pytest.raises(NoSpaceError):
         desk.take(arrived)
-    monkeypatch.setattr(module, "ingest_all", real)
+    monkeypatch.setattr(module, "ingest_all", ingest_all)
     assert desk.take(arrived).heard == {"box-1"}
     assert desk.hub.records() == ["a"]
 

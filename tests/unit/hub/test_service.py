@@ -398,10 +398,10 @@ def test_a_full_disk_ends_nothing_and_what_comes_again_is_taken_in(
             await fleet.report(1)
             topic, batch = fleet.node.topics.stream("usage"), fleet.node.batch(["a"])
             with monkeypatch.context() as patch:
-                failed = []
-                patch.setattr(intake, "ingest_all", lambda *_: failed.append(1) or _full())
+                full = _Full()
+                patch.setattr(intake, "ingest_all", full)
                 fleet.broker.publish(topic, batch.envelope)
-                await until(lambda: failed)
+                await until(lambda: full.asked)
             await fleet.send(topic, batch.envelope)
             assert fleet.hub.records() == ["a"]
             assert [ack["usage"]["upto"] for ack in fleet.acks()] == [1]
@@ -409,5 +409,9 @@ def test_a_full_disk_ends_nothing_and_what_comes_again_is_taken_in(
     asyncio.run(story())
 
 
-def _full() -> None:
-    raise NoSpaceError("no space left")
+class _Full:
+    asked = 0
+
+    def __call__(self, *_: object) -> None:
+        self.asked += 1
+        raise NoSpaceError("no space left")
