@@ -84,8 +84,13 @@ class BrokerAddress:
             port = parts.port or _PORTS.get(parts.scheme, 0)
         except ValueError as error:
             raise refused from error
-        if parts.scheme not in _PORTS or not parts.hostname or not port or parts.username:
+        if parts.scheme not in _PORTS or not parts.hostname or not port:
             raise refused
+        if parts.username is not None:
+            raise UsageError(
+                "a broker's address has no name or password in it",
+                hint="a node shows its certificate: mqtts://HOST",
+            )
         path = parts.path if parts.path.strip("/") else _WEB_PATH
         return cls(parts.hostname, port, parts.scheme, path, _proxy(proxy), tls)
 
