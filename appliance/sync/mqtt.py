@@ -142,7 +142,8 @@ class _Client(Client):
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
         """Paho's own knows no time but the machine's."""
         assert self._secure is not None
-        self._opened = found = self._address.secure(tcp_sock, self._secure)
+        self._opened = found = self._address.wrap(tcp_sock, self._secure)
+        self._address.greet(found)
         return found
 
     def say(
@@ -183,12 +184,23 @@ class _Client(Client):
                 MaximumPacketSize=_MOST_PACKET,
             )
             options = {"clean_start": False, "properties": properties}
+        host, port = self._address.host, self._address.port
+        deadline = threading.Timer(_CONNECT_S, self._give_up)
+        deadline.start()
         try:
-            self.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **options)
+            self.connect(host, port, keepalive=_KEEPALIVE_S, **options)
         except Exception:
-            if self._opened is not None:  # paho leaves it open when a WebSocket is refused
+            if self._opened is not None:  # paho leaves it open
                 self._opened.close()
             raise
+        finally:
+            deadline.cancel()
+
+    def _give_up(self) -> None:
+        """End a connection whose other end only drips: each single byte comes in time."""
+        if self._opened is not None:
+            with contextlib.suppress(OSError):
+                self._opened.shutdown(socket.SHUT_RDWR)
 
 
 class _Bridge:

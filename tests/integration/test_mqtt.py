@@ -102,6 +102,31 @@ def test_a_broker_that_confirms_nothing_or_too_little_is_left(
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("scheme", ["ws", "mqtts"])
+def test_who_only_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setattr(mqtt, "_CONNECT_S", 0.3)
+    ended = asyncio.Event()
+
+    async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = b"\x16\x03\x03\x40\x00" if scheme == "mqtts" else b"HTTP/1.1 101 OK\r\nA: "
+        while not writer.is_closing():
+            writer.write(hello)
+            hello = b"a"
+            await asyncio.sleep(0.02)
+        ended.set()
+
+    async def story() -> None:
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        async with server:
+            at = BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1], scheme)
+            with pytest.raises(PeerUnreachableError, match="does not answer"):
+                async with mqtt.connect(at, session("box-1")):
+                    pass
+            await ended.wait()
+
+    asyncio.run(story())
+
+
 def test_who_confirms_is_not_left_after_a_quiet_time(
     broker: brokers.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
