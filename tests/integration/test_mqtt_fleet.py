@@ -236,6 +236,7 @@ def test_nothing_below_tls_1_3_is_spoken(
     at: BrokerAddress, authority: Authority, version: ssl.TLSVersion
 ) -> None:
     context = as_one(at, authority.tls("press-1")).context()
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = version
     with socket.create_connection((at.host, at.port), 10) as plain:
