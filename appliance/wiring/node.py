@@ -171,7 +171,7 @@ async def run_node(state: Path, settings: Settings) -> None:
         NotFoundError, LockedError, NoSpaceError, StateUnusableError: as ``open_node``.
     """
     if settings.sync.broker:
-        BrokerAddress.parse(settings.sync.broker)
+        BrokerAddress.parse(settings.sync.broker, proxy=settings.sync.proxy)
     with open_node(state, settings.cache) as core:
         try:
             core.reserve.hold()
@@ -318,6 +318,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
     uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
+    uplink.tls = core.certificates.tls
     renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
