@@ -151,10 +151,19 @@ class Certificates:
         chain = self.chain()
         return chain is not None and self._now().at >= chain.expires
 
-    def tls(self) -> Tls | None:
-        """Return who this node is to the broker, as of now; None before it was enrolled."""
+    def tls(self) -> Tls:
+        """Return who this node is to the broker, as of now.
+
+        Raises:
+            NotFoundError: it was not enrolled yet.
+        """
         files = node_tls(self._state)
-        return None if files is None else Tls(*files, self.authorities(), self._surely_past)
+        if files is None:
+            raise NotFoundError(
+                "this node has no certificate for the broker yet",
+                hint="appliance enrol --hub URL --token TOKEN, or appliance enrol export STICK",
+            )
+        return Tls(*files, self.authorities(), self._surely_past)
 
     def chain(self) -> Chain | None:
         """Return the certificate that this node has, whatever it is worth now."""

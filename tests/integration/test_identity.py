@@ -178,6 +178,16 @@ def test_a_certificate_opens_the_door_is_renewed_and_can_be_taken_back(fleet: Fl
     asyncio.run(story())
 
 
+def test_without_a_certificate_status_says_what_is_missing(fleet: Fleet) -> None:
+    async def story() -> None:
+        async with fleet.running():
+            await until(lambda: "no certificate" in fleet.uplink.status()["why"], "the reason")
+            await fleet.enrol()
+            await until(fleet.is_up, "the link")
+
+    asyncio.run(story())
+
+
 def test_an_expired_certificate_is_turned_away_until_it_is_renewed_elsewhere(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
