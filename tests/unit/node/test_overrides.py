@@ -14,8 +14,8 @@ from appliance.cache.pins import Choice
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.state import Origin
 from appliance.errors import NotFoundError, UsageError
+from appliance.ledger import mirror, streams
 from appliance.ledger import overrides as rows
-from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.overrides import Mode
 from appliance.ledger.streams import Stream
@@ -210,3 +210,18 @@ def test_origin_of_what_is_held_is_local(site: Site) -> None:
     site.do(overrides.hold, "a", WHY)
     (only,) = site.ledger.read(desired.in_force).deployments
     assert only.origin is Origin.LOCAL
+
+
+def test_in_a_cluster_a_pin_is_what_this_node_projects(site: Site) -> None:
+    site.do(mirror.enter)
+    site.fleet(deployment("a", "small", replicas=2))
+    site.do(overrides.pin, "a", "small@1.0.0", WHY)
+    site.fleet(deployment("a", "large", replicas=5))
+    kind = ModelDeployment.kind_name
+    (projected,) = site.ledger.read(lambda db: desired.local(db, kind)).values()
+    assert isinstance(projected, ModelDeployment)
+    assert (projected.spec.model, projected.spec.replicas) == ("small@1.0.0", 5)
+    assert "model pinned by uid 7" in site.drift()
+    assert (kind, "a") in site.ledger.read(mirror.asked), "the cluster is to hear of it"
+    site.fleet()
+    assert site.ledger.read(lambda db: desired.local(db, kind)) == {}
