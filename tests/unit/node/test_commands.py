@@ -163,7 +163,8 @@ def test_no_two_are_carried_out_at_the_same_time(box: Box) -> None:
     async def alone(command: Command) -> dict[str, Any]:
         running.append(command.counter)
         assert len(running) == 1
-        await asyncio.sleep(0.001)
+        while box.ledger.read(rows.last) < 3:
+            await asyncio.sleep(0.001)  # until all three were begun
         running.remove(command.counter)
         return {}
 
