@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance import __version__
 from appliance.errors import IncompleteError, MalformedError, StateUnusableError
-from appliance.hub import identity, resume, store, words
+from appliance.hub import identity, resume
 from appliance.hub.migrations import migrations
 from appliance.kit import backup
 from appliance.kit import db as kit_db
@@ -20,7 +20,6 @@ _DB = "hub.db"
 _TREE = "identity"
 _FILES = ("settings.toml",)
 _ME = "identity/hub.json"
-_WHY = "the hub was put back to an earlier day, and this was asked for again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +127,6 @@ def _resume(state: Path) -> int:
         database = kit_db.open_database(state / _DB, migrations)
         try:
             database.conn.execute("BEGIN IMMEDIATE")
-            for name in store.names(database.conn):  # before their numbers are raised
-                words.restored(database.conn, name, _WHY)
             nodes = resume.begin(database.conn)
             database.conn.execute("COMMIT")
         finally:
