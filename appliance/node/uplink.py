@@ -14,6 +14,7 @@ from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.settings import SyncSettings
+from appliance.sync.broker import TlsSource, without_certificate
 from appliance.sync.link import Endpoints, Link
 from appliance.sync.mqtt import Message
 from appliance.sync.topics import NodeTopics
@@ -39,6 +40,8 @@ class Uplink:
         self.on_time: TakeTime = lambda _: None
         """Takes a signed time, or raises what stops it; called on a thread of its own."""
         self.certificates: Certificates | None = None
+        self.tls: TlsSource = without_certificate
+        """Returns this node's certificate as it is now; asked before each connection."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -69,6 +72,7 @@ class Uplink:
             report=lambda: self._reporter.signed(me, self._identity.key),
             report_version=lambda: self._board.version,
             greet=self._greeting,
+            tls=self.tls,
         )
         link = Link(self._ledger, endpoints, clock, settings, heartbeat_s=heartbeat_s)
         self._inbox, self._link = inbox, link
