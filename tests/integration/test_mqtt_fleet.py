@@ -366,3 +366,9 @@ def test_a_site_s_broker_speaks_for_its_own_nodes_alone(
         asyncio.run(story())
     finally:
         central.kill()
+
+
+def test_the_broker_listens_where_its_settings_say_and_nowhere_else(broker: Process) -> None:
+    """A setting in the wrong place opens a listener on port 1883, without TLS."""
+    opened = re.findall(r"Opening .* socket on port (\d+)", broker.log())
+    assert sorted(map(int, opened)) == sorted([broker.port, *broker.more_ports])
