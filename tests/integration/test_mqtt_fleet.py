@@ -269,15 +269,20 @@ def test_a_brokers_dates_are_judged_by_a_time_that_has_surely_passed(
 
 def test_through_a_proxy_that_knows_the_password(at: BrokerAddress, authority: Authority) -> None:
     async def story(proxy: Proxy, login: str) -> None:
+        tls = authority.tls("press-1")
         address = BrokerAddress.parse(
             f"{at.scheme}://localhost:{at.port}",
             proxy=f"http://{login}127.0.0.1:{proxy.port}",
-            tls=lambda: authority.tls("press-1"),
+            tls=lambda: tls,
         )
-        async with mqtt.connect(address, Session("press-1", DOWN)) as node:
+        async with (
+            mqtt.connect(as_one(at, authority.tls(HUB)), Session(HUB, (EVERY_NODE,))) as hub,
+            mqtt.connect(address, Session("press-1", DOWN)) as node,
+        ):
             node.publish(ONE.state, b"through the wall")
-            await asyncio.sleep(0.1)
-            assert not node.closed.is_set()
+            assert (await heard(hub)).payload == b"through the wall"
+            hub.publish(ONE.ack, b"and back")
+            assert (await heard(node)).payload == b"and back"
 
     with Proxy("box", "secret") as proxy:
         asyncio.run(story(proxy, "box:secret@"))
