@@ -136,6 +136,9 @@ def test_a_node_writes_nothing_of_another_nor_of_the_hub(
             assert [t for t, payload in found if payload == b"a lie"] == []
             assert await all_heard(victim, b"from the hub") == [(TWO.desired, b"from the hub")]
             assert liar.messages.empty()
+            async with asyncio.timeout(10):
+                while not liar.refused:
+                    await asyncio.sleep(0.01)
             assert liar.refused == "Not authorized"
 
     asyncio.run(story())
@@ -197,6 +200,27 @@ def test_who_has_no_certificate_of_the_hubs_ca_does_not_come_in(
 ) -> None:
     stranger = Authority(tmp_path).tls("press-1")
     refusal(as_one(at, replace(stranger, ca=(authority.pem,))))
+
+
+def test_who_was_revoked_does_not_come_in_but_over_a_websocket(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """The page says so of mosquitto 2.0; when this fails, it is time to write that it is over."""
+    bad, good = authority.tls("press-1"), authority.tls("press-2")
+    broker = brokers.fleet(tmp_path, authority, revoked=[bad.certificate])
+    at = BrokerAddress("localhost", broker.port, "mqtts")
+    web = BrokerAddress("localhost", broker.more_ports[0], "wss")
+
+    async def comes_in(address: BrokerAddress) -> None:
+        async with mqtt.connect(address, Session("n", (ONE.desired, TWO.desired))) as node:
+            assert not node.closed.is_set()
+
+    try:
+        asyncio.run(comes_in(as_one(at, good)))
+        refusal(as_one(at, bad))
+        asyncio.run(comes_in(as_one(web, bad)))
+    finally:
+        broker.kill()
 
 
 def test_who_has_no_certificate_at_all_is_told_that_it_has_none(
