@@ -68,11 +68,27 @@ def view(
     )
 
 
-def suspected(found: NodeView, why: str | None) -> NodeView:
-    """Return the view of a node of which two histories are known: a clone, or put back."""
+def suspected(found: NodeView, why: str | None, missing: str | None = None) -> NodeView:
+    """Return the view of a node of which two histories are known: a clone, or put back.
+
+    Args:
+        found: What it says of itself.
+        why: Where the histories part; None when there is one.
+        missing: Which audit records it signed for and never sent.
+    """
+    if missing is not None:
+        found = replace(found, why=f"{found.why}; {missing}")
     if why is None:
         return found
     return replace(found, state=State.SUSPECT, why=f"cloned or put back: {why}; {found.why}")
+
+
+def held(found: NodeView, *, is_held: bool) -> NodeView:
+    """Return the view of a node that may follow a newer word than this hub remembers."""
+    if not is_held:
+        return found
+    why = "nothing is asked of it: this hub was put back to an earlier day (appliance hub apply)"
+    return replace(found, why=f"{found.why}; {why}")
 
 
 def _state(

@@ -2,11 +2,13 @@
 
 import datetime
 import logging
+import sys
 from pathlib import Path
 
 from appliance.hub import identity
 from appliance.hub.api import HubApi
 from appliance.hub.authority import Authority, hub_tls
+from appliance.hub.commands import CommandDesk
 from appliance.hub.enrolment import Enrolment, Policy
 from appliance.hub.migrations import migrations
 from appliance.hub.service import HubService
@@ -19,6 +21,8 @@ from appliance.sync.broker import BrokerAddress, Tls
 from appliance.wiring.daemon import Ending, is_loopback, run_until
 
 log = logging.getLogger(__name__)
+_SWITCH_S = 0.0005
+"""How long a thread that works may keep others waiting; SQLite's asks after each statement."""
 
 
 async def run_hub(state: Path, settings: HubSettings) -> None:
@@ -29,6 +33,7 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         LockedError, AddressBusyError: another runs there, or listens there.
         UsageError: the broker's address is not one.
     """
+    sys.setswitchinterval(_SWITCH_S)
     me, clock = identity.load(state), SystemClock()
     authority = Authority.of(state, me.org, clock.utc())
 
@@ -48,9 +53,11 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
             service.add("request", enrolment)
             loopback = is_loopback(settings.host)
             log.info("listening on %s port %d", settings.host, socket.getsockname()[1])
+            commands = CommandDesk(me, db, clock)
+            service.add("outcome", commands)
             api = HubApi(
-                db, service, clock, me.token, settings.heartbeat_s, loopback, enrolment
-            )  # fmt: skip
+                db, service, clock, me.token, settings.heartbeat_s, loopback, enrolment, commands
+            )
             await run_until(Ending().asked, service.run(), asgi.serve(api.app(), socket))
         finally:
             db.close()

@@ -429,3 +429,30 @@ def test_acknowledgements_that_are_refused_are_audited_sparingly(box: Box) -> No
     found = box.ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 99)))
     assert [r.record["kind"] for r in found] == ["ack-refused"]
     assert box.inbox.refused == "", "it says nothing of the hub's word"
+
+
+def test_an_older_set_of_documents_comes_back_only_by_a_signed_rollback(box: Box) -> None:
+    a, b = [wire_deployment("a")], [wire_deployment("b")]
+    box.say(box.word(1, documents=a))
+    box.say(box.word(2, documents=b))
+    error = box.refused(box.word(3, documents=a), 22)
+    assert "brings back what generation 1 said" in error.what
+    assert box.in_force() == ["b"]
+    box.say(box.word(4, documents=a, rollback={"to": 1, "why": "b was too slow"}))
+    assert (box.generation(), box.in_force()) == (4, ["a"])
+    kind, body = box.audit()[-1]
+    assert (kind, body["rollback"]) == ("fleet-accepted", {"to": 1, "why": "b was too slow"})
+
+
+def test_a_rollback_must_say_what_that_generation_said(box: Box) -> None:
+    box.say(box.word(1, documents=[wire_deployment("a")]))
+    box.say(box.word(2, documents=[wire_deployment("b")]))
+    word = box.word(3, documents=[wire_deployment("c")], rollback={"to": 1, "why": "back"})
+    box.refused(word, 27)
+    assert box.in_force() == ["b"]
+
+
+def test_the_same_documents_sealed_anew_are_no_rollback(box: Box) -> None:
+    box.say(box.word(1))
+    box.say(box.word(2, documents=[wire_deployment()]))
+    assert box.generation() == 2
