@@ -70,8 +70,6 @@ class SyncSettings:
     """A broken link is tried again after a random time up to this, growing from the first."""
     resend_s: float = 5.0
     """A batch that the hub has not acknowledged is sent again after this, then ever more rarely."""
-    commands: str = "collect-diagnostics, restart-engine, run-golden-prompts, hold"
-    """What the hub may command here, with commas between; a verb that is not named is refused."""
     sample_s: float = 1.0
     """How often the machine is measured, for the stream of metrics; 0: never."""
     metrics_s: float = 15.0
@@ -94,6 +92,8 @@ class SyncSettings:
     """Beyond it the oldest events are dropped."""
     metrics_bytes: int = 192 << 20
     """Beyond it metrics lose detail: one record a minute, then one a quarter of an hour."""
+    commands: str = "collect-diagnostics, restart-engine, run-golden-prompts, hold"
+    """What the hub may command here, with commas between; a verb that is not named is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,11 @@ class HubSettings:
     broker: str = "mqtt://127.0.0.1:1883"
     heartbeat_s: float = 30.0
     """What the nodes of this fleet use; unheard for three of them a node is stale."""
+    certificate_days: float = 365.0
+    """How long a node's certificate is good; it is renewed when three quarters of that are over."""
+    renew_expired_days: float = 365.0
+    """How long after its certificate's end a node may still renew it with the same keys; 0: never.
+    Later a person enrols it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +261,7 @@ def _checked(value: object, kind: type, where: str) -> object:
 
 
 _MAY_BE_ZERO = {
+    "hub.renew_expired_days",
     "network.bytes_per_second",
     "gateway.port",
     "gateway.hold_s",

@@ -19,13 +19,15 @@ from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
-from appliance.hub import commands_api, receipts, store
+from appliance.hub import commands_api, enrolment_api, heads, receipts, resume, roster, store
 from appliance.hub.commands import CommandDesk
+from appliance.hub.enrolment import Enrolment
 from appliance.hub.service import HubService
-from appliance.hub.view import NodeView, suspected, view
+from appliance.hub.view import NodeView, held, suspected, view
 from appliance.kit.answers import application, body_of, refusal
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.commit import GroupCommit
+from appliance.sync.mqtt import Message
 from appliance.trust.keys import public_key
 
 _WEB = Path(__file__).parent / "web"
@@ -46,6 +48,7 @@ class HubApi:
     token: str
     heartbeat_s: float
     loopback: bool
+    enrolment: Enrolment | None = None
     commands: CommandDesk | None = None
 
     def app(self) -> Starlette:
@@ -61,6 +64,8 @@ class HubApi:
             ("GET", "/api/v1/receipts", self._all_receipts, False),
             ("GET", f"{node}/receipts", self._receipts, False),
             ("POST", f"{node}/receipts", self._take_receipts, True),
+            ("GET", f"{node}/messages", self._messages, True),
+            ("POST", f"{node}/messages", self._replay, True),
             ("POST", f"{node}/documents", self._apply, True),
             ("DELETE", f"{node}/documents/{{kind}}/{{name}}", self._delete, True),
             *commands_api.routes(self.commands, self.service, self.db),
@@ -72,14 +77,21 @@ class HubApi:
                     Route(path, self._guarded(handler, writes=writes), methods=[method])
                     for method, path, handler, writes in routes
                 ),
+                *(
+                    Route(path, self._guarded(handler, writes=not is_open, is_open=is_open),
+                          methods=[method])
+                    for method, path, handler, is_open in enrolment_api.routes(self.enrolment)
+                ),
                 static,
             ]
-        )
+        )  # fmt: skip
 
-    def _guarded(self, handler: Handler, *, writes: bool) -> Handler:
+    def _guarded(self, handler: Handler, *, writes: bool, is_open: bool = False) -> Handler:
+        """``is_open``: anybody may ask; what comes, and what is answered, is signed."""
+
         async def call(request: Request) -> Response:
             try:
-                if writes or not self.loopback:
+                if (writes or not self.loopback) and not is_open:
                     self._authenticate(request)
                 response = await handler(request)
             except ApplianceError as error:
@@ -101,11 +113,15 @@ class HubApi:
         now = self.clock.utc()
 
         def query(db: Any) -> list[NodeView]:
-            suspects = receipts.suspects(db)
+            suspects, missing = receipts.suspects(db), heads.missing(db)
             return [
-                suspected(
-                    view(row, store.generation(db, row.node), now, self.heartbeat_s),
-                    suspects.get(row.node),
+                held(
+                    suspected(
+                        view(row, store.generation(db, row.node), now, self.heartbeat_s),
+                        suspects.get(row.node),
+                        missing.get(row.node),
+                    ),
+                    is_held=resume.is_held(db, row.node),
                 )
                 for row in store.nodes(db)
             ]
@@ -131,6 +147,8 @@ class HubApi:
         body = {
             **asdict(found),
             "key": row.key,
+            "site": row.site,
+            "certificates": self.db.read(lambda db: roster.shown(db, row)),
             "reported": row.reported,
             "documents": self.db.read(lambda db: store.documents(db, name)),
             "positions": [asdict(p) for p in self.db.read(lambda db: store.positions(db, name))],
@@ -141,7 +159,7 @@ class HubApi:
     async def _admit(self, request: Request) -> Response:
         name, at = _name(request), rfc3339(self.clock.utc())
         key = public_key((await _object(request)).get("key"))
-        await self._write(lambda db: store.admit(db, name, key, at))
+        await self._write(lambda db: roster.admit(db, name, key, "", at))
         return JSONResponse({"node": name, "result": "admitted"})
 
     async def _apply(self, request: Request) -> Response:
@@ -189,11 +207,33 @@ class HubApi:
 
     async def _take_receipts(self, request: Request) -> Response:
         row = self.db.read(partial(store.node, name=_name(request)))
+        roster.check_not_revoked(row)
         envelopes = receipts.body_of((await _object(request)).get("receipts"))
         return JSONResponse(await self.service.take_receipts(row, envelopes))
 
+    async def _messages(self, request: Request) -> Response:
+        found = await self.service.answers(_name(request))
+        said = [{"topic": m.topic, "payload": m.payload.decode()} for m in found]
+        return JSONResponse({"messages": said})
+
+    async def _replay(self, request: Request) -> Response:
+        row = self.db.read(partial(store.node, name=_name(request)))
+        messages = _messages((await _object(request)).get("messages"))
+        results = await self.service.replay(row, messages)
+        positions = [asdict(p) for p in self.db.read(lambda db: store.positions(db, row.node))]
+        return JSONResponse({"results": results, "positions": positions})
+
     async def _write(self, effect: Callable[[Any], Any]) -> Any:
         return await asyncio.wrap_future(self.db.submit(effect))
+
+
+def _messages(found: object) -> list[Message]:
+    if not isinstance(found, list):
+        raise UsageError("the request holds no list of messages")
+    try:
+        return [Message(str(m["topic"]), str(m["payload"]).encode()) for m in found]
+    except (TypeError, KeyError) as error:
+        raise UsageError("a message has a topic and a payload") from error
 
 
 async def _object(request: Request) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class State(StrEnum):
     STALE = "stale"
     SUSPECT = "suspect"
     NEVER_HEARD = "never heard"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +68,34 @@ def view(
     )
 
 
-def suspected(found: NodeView, why: str | None) -> NodeView:
-    """Return the view of a node of which two histories are known: a clone, or put back."""
+def suspected(found: NodeView, why: str | None, missing: str | None = None) -> NodeView:
+    """Return the view of a node of which two histories are known: a clone, or put back.
+
+    Args:
+        found: What it says of itself.
+        why: Where the histories part; None when there is one.
+        missing: Which audit records it signed for and never sent.
+    """
+    if missing is not None:
+        found = replace(found, why=f"{found.why}; {missing}")
     if why is None:
         return found
     return replace(found, state=State.SUSPECT, why=f"cloned or put back: {why}; {found.why}")
 
 
+def held(found: NodeView, *, is_held: bool) -> NodeView:
+    """Return the view of a node that may follow a newer word than this hub remembers."""
+    if not is_held:
+        return found
+    why = "nothing is asked of it: this hub was put back to an earlier day (appliance hub apply)"
+    return replace(found, why=f"{found.why}; {why}")
+
+
 def _state(
     row: NodeRow, deployments: list[dict[str, Any]], now: datetime.datetime, heartbeat_s: float
 ) -> tuple[State, str]:
+    if row.revoked_at is not None:
+        return State.REVOKED, f"revoked at {row.revoked_at}: nothing of it is accepted"
     if row.heard_at is None or row.reported is None:
         return State.NEVER_HEARD, f"admitted {row.admitted_at}, no report yet"
     silent = (now - parse_rfc3339(row.heard_at)).total_seconds()

@@ -11,10 +11,12 @@ from starlette.routing import BaseRoute
 from appliance.errors import (
     ApplianceError,
     BadDocumentError,
+    ForbiddenError,
     LockedError,
     MalformedError,
     NoSpaceError,
     NotFoundError,
+    RefusedError,
     SignatureError,
     UsageError,
 )
@@ -25,6 +27,8 @@ _STATUS: dict[type[ApplianceError], int] = {
     MalformedError: 400,
     UsageError: 400,
     SignatureError: 401,
+    RefusedError: 403,
+    ForbiddenError: 403,
     NotFoundError: 404,
     LockedError: 409,
     NoSpaceError: 507,

@@ -167,7 +167,6 @@ def _drop(db: sqlite3.Connection, stream: Stream, over: int) -> int:
     gap = _text(coarsen.gap(first, upto, str(entries[0].record.get("at"))))
     level = sizes.level_of(sizes.levels(db, stream), first)
     _exchange(db, stream, upto, [(first, gap)], level.every_s)
-    sizes.move(db, stream, first, upto)
     return fresh
 
 

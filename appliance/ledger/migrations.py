@@ -298,3 +298,21 @@ def m012_commands(db: Database) -> None:
         not_null={"mode", "reason", "by", "at"},
         strict=True,
     )
+
+
+@migrations()
+def m013_audit(db: Database) -> None:
+    """Audit records as they were linked, kept here after the hub has acknowledged them.
+
+    What an older release had acknowledged is gone, so keeping begins at the head of today.
+    """
+    db.table("audit").create(
+        {"epoch": str, "seq": int, "record": str},
+        pk=("epoch", "seq"),
+        not_null={"record"},
+        strict=True,
+    )
+    db.execute(
+        "INSERT INTO meta SELECT 'audit-kept', value FROM meta WHERE key = 'audit-head'"
+        " ON CONFLICT DO NOTHING"
+    )

@@ -14,6 +14,7 @@ ROW_BYTES = 48
 """What a record takes in the file besides its text: row, key, index."""
 
 AS_WRITTEN = 1
+_NO_END = 2**62
 _SIZE = f"LENGTH(CAST(record AS BLOB)) + {ROW_BYTES}"
 
 
@@ -76,13 +77,15 @@ def count(db: sqlite3.Connection, stream: str) -> list[Level]:
 
 def recount(db: sqlite3.Connection, stream: str) -> list[Level]:
     """Read all that waits, and set every level right; return them."""
-    found = levels(db, stream)
-    sizes = dict.fromkeys((level.every_s for level in found), 0)
-    rows = db.execute(f"SELECT seq, {_SIZE} FROM outbox WHERE stream = ?", (stream,))  # noqa: S608
-    for seq, size in rows:
-        sizes[level_of(found, seq).every_s] += size
-    for level in found:
-        _put(db, stream, Level(level.every_s, level.first, sizes[level.every_s]))
+    found = sorted(levels(db, stream), key=lambda level: (level.first, -level.every_s))
+    query = (
+        f"SELECT COALESCE(SUM({_SIZE}), 0) FROM outbox"  # noqa: S608 - our own text
+        " WHERE stream = ? AND seq >= ? AND seq < ?"
+    )
+    ends = [*(level.first for level in found[1:]), _NO_END]
+    for level, end in zip(found, ends, strict=True):
+        (size,) = db.execute(query, (stream, level.first, end)).fetchone()
+        _put(db, stream, Level(level.every_s, level.first, int(size)))
     _set_counted(db, stream, _counted(db, stream) + uncounted(db, stream))
     return levels(db, stream)
 
@@ -105,14 +108,6 @@ def came(db: sqlite3.Connection, stream: str, level: Level) -> None:
         "INSERT INTO levels VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes",
         (stream, level.every_s, level.first, level.bytes),
-    )
-
-
-def move(db: sqlite3.Connection, stream: str, first: int, upto: int) -> None:
-    """Have the levels that began behind ``first`` and up to ``upto`` begin after it."""
-    db.execute(
-        "UPDATE levels SET first = ? WHERE stream = ? AND first > ? AND first <= ?",
-        (upto + 1, stream, first, upto),
     )
 
 

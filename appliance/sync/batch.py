@@ -17,7 +17,7 @@ from appliance.errors import MalformedError, ScopeError
 from appliance.ledger.streams import NEVER_DROPPED, Position, Record, SealedBatch, Stream
 from appliance.trust import dsse
 from appliance.trust.envelope import Addressee, Slot, whole
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -44,6 +44,8 @@ class Batch:
     previous: str
     hash: str
     records: tuple[dict[str, Any], ...]
+    text: str = ""
+    """The signed payload as it was read: JSON whose ``records`` are these."""
 
     @property
     def count(self) -> int:
@@ -70,7 +72,7 @@ def span(record: dict[str, Any]) -> int:
 
 
 def maker(
-    stream: Stream, me: Addressee, key: SigningKey, issued: str
+    stream: Stream, me: Addressee, key: Signer, issued: str
 ) -> Callable[[Position, list[Record]], SealedBatch]:
     """Return what seals the oldest waiting records into one batch, as many as fit.
 
@@ -107,7 +109,8 @@ def open_batch(data: bytes, keys: Collection[str], sender: Addressee, stream: st
     """
     what = f"a batch of {sender.node}"
     opened = dsse.verify(data, Slot.BATCH, keys, what=what)
-    found = wire.loads(_unpack(opened.payload, what), what=what)
+    text = _unpack(opened.payload, what)
+    found = wire.loads(text, what=what)
     expected = {"org": sender.org, "node": sender.node, "nodeKey": sender.node_key}
     for name, value in {**expected, "stream": stream}.items():
         if found.get(name) != value:
@@ -122,7 +125,7 @@ def open_batch(data: bytes, keys: Collection[str], sender: Addressee, stream: st
     if not isinstance(epoch, str) or not isinstance(previous, str) or len(stream) > _MAX_STREAM:
         raise MalformedError(f"{what} has no epoch or no link to the one before it")
     digest = hashlib.sha256(opened.payload).hexdigest()
-    return Batch(stream, epoch, first, previous, digest, tuple(records))
+    return Batch(stream, epoch, first, previous, digest, tuple(records), text.decode())
 
 
 def _pack(

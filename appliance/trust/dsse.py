@@ -6,13 +6,14 @@ with the keys that may sign, and distinct keys are counted, not signatures.
 """
 
 import base64
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from appliance.core import wire
 from appliance.errors import MalformedError, SignatureError
-from appliance.trust.keys import SigningKey, verifies
+from appliance.trust.keys import Signer, verifies
 
 MAX_ENVELOPE_BYTES = 64 << 10
 _MAX_SIGNATURES = 16
@@ -35,17 +36,16 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def sign(payload_type: str, payload: bytes, key: SigningKey) -> bytes:
-    """Return an envelope around ``payload``, as JSON."""
+def sign(payload_type: str, payload: bytes, *keys: Signer) -> bytes:
+    """Return an envelope around ``payload``, as JSON, signed by each of ``keys``."""
+    signed = pae(payload_type, payload)
     return wire.dumps(
         {
             "payloadType": payload_type,
             "payload": base64.b64encode(payload).decode(),
             "signatures": [
-                {
-                    "keyid": key.public[:16],
-                    "sig": base64.b64encode(key.sign(pae(payload_type, payload))).decode(),
-                }
+                {"keyid": key.public[:16], "sig": base64.b64encode(key.sign(signed)).decode()}
+                for key in keys
             ],
         }
     )
@@ -93,6 +93,12 @@ def verify(
 def unverified(data: bytes, *, what: str) -> dict[str, Any]:
     """Return the payload of an envelope that nobody is asked to believe: one of our own."""
     return wire.loads(_base64(wire.loads(data, what=what).get("payload"), what), what=what)
+
+
+def payload_hash(data: bytes) -> str:
+    """Return the SHA-256 of the payload in an envelope of our own."""
+    what = "an envelope of our own"
+    return hashlib.sha256(_base64(wire.loads(data, what=what).get("payload"), what)).hexdigest()
 
 
 def _signatures(envelope: dict[str, object], what: str) -> list[bytes]:

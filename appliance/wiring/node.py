@@ -31,15 +31,18 @@ from appliance.node import identity as node_identity
 from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.auditing import AuditKeeper
 from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
+from appliance.node.carry import Carrier, Voice
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
+from appliance.node.enrolment import Certificates, Renewal
 from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
-from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.loops import DiskLoop, MachineWatch, Passes, UsageLoop
 from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
 from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
@@ -80,6 +83,7 @@ class NodeCore:
     store: ModelStore
     receipts: ReceiptBook
     answers: AnswerTaker
+    certificates: Certificates
     importer: Importer
     software: Software
     reserve: Reserve
@@ -123,6 +127,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
             store.publish_index(*ledger.read(roots.shown))
             retaining = Retaining(state, ledger, clock, cache or CacheSettings())
             care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
+            care.health.meet()
             key, held = identity.key, store.blobs.all
             receipts = ReceiptBook(identity.node, key, ledger, trust, clock, held)
             answers = AnswerTaker(identity.node, key.public, ledger, trust, clock)
@@ -140,6 +145,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 store,
                 receipts,
                 answers,
+                Certificates(state, identity, ledger, trust, clock),
                 importer,
                 software,
                 reserve,
@@ -159,6 +165,7 @@ def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
         make_room=care.collector.make_room,
         fit=lambda variant: cannot_serve(variant, machine().memory_bytes),
         quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
+        recheck=care.health.recheck,
     )
 
 
@@ -320,7 +327,9 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
-    uplink.on_time = core.answers.take_time
+    uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
+    uplink.tls = core.certificates.tls
+    renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
     marks.read()  # before the first pass: that a controller starts anew puts no model to sleep
@@ -336,7 +345,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
         await passes.now()
 
-    overrides = OverrideLoop(core.ledger, clock, passes.now)
+    keeper, disk = AuditKeeper(core.ledger, clock), DiskLoop(state, core.reserve)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
@@ -345,6 +354,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     services = services_of(
         core,
         settings.network,
+        uplink,
         status=status,
         log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
@@ -362,11 +372,20 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
+            drive(disk.look, Wake(), clock, name="reserve", resync_s=30),
+            drive(keeper.look, Wake(), clock, name="audit", resync_s=3600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
-            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
+            drive(
+                OverrideLoop(core.ledger, clock, changed).look,
+                Wake(),
+                clock,
+                name="overrides",
+                resync_s=30,
+            ),
+            drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
         )
@@ -376,12 +395,15 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         await sampler.write()
 
 
-def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> LocalServices:
+def services_of(
+    core: NodeCore, network: NetworkSettings, voice: Voice, **answers: Any
+) -> LocalServices:
     """Return what the local API acts on, whether a controller runs or a command serves it alone.
 
     Args:
         core: The node.
         network: How bundles come over the network.
+        voice: What the node says to its hub, and who takes what the hub says.
         answers: The rest of ``LocalServices``: what only who serves can say or do.
     """
     clock = SystemClock()
@@ -390,11 +412,13 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
         importer=core.importer,
         receipts=core.receipts,
         answers=core.answers,
+        certificates=core.certificates,
         care=core.care,
         software=core.software,
         gpus=core.gpus,
         reserve=core.reserve,
         clock=clock,
         fetching=Fetching(core.ledger, core.importer, clock, network),
+        carrier=Carrier(core.identity, core.ledger, core.trust, core.receipts, clock, voice),
         **answers,
     )
