@@ -82,7 +82,6 @@ class Fleet:
             self.node.identity, self.node.ledger, trust, reporter, board, lambda: None
         )
         self.uplink.certificates = self.node.certificates
-        self.uplink.tls = self.node.certificates.tls
         ask = self.uplink.ask_certificate
         self.renewal = Renewal(self.node.certificates, self.node.folder, ask)
 

@@ -200,6 +200,21 @@ def test_the_broker_forgets_what_it_kept_for_a_machine_that_is_gone(pair: Pair) 
     asyncio.run(story())
 
 
+def test_to_a_revoked_node_nothing_is_said(pair: Pair) -> None:
+    async def story() -> None:
+        async with pair.running():
+            await until(lambda: pair.hub.row().reported, "the first report")
+            ask = lambda db: store.put_documents(db, "box-1", [deployment()])  # noqa: E731
+            pair.office.write(ask)
+        await pair.office.enrolment.revoke("box-1", "stolen")
+        async with pair.running():
+            await until(lambda: "revoked" in pair.hub.refusals(), "the refusal")
+            await asyncio.sleep(0.3)
+            assert pair.broker.on(pair.signs.topics.desired) == []
+
+    asyncio.run(story())
+
+
 def test_of_a_revoked_node_nothing_is_taken_in(pair: Pair) -> None:
     async def story() -> None:
         await pair.enrol()
