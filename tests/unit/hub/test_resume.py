@@ -127,6 +127,21 @@ def test_it_goes_on_above_what_the_node_follows_when_somebody_asks_again(story: 
     assert not story.held()
 
 
+def test_what_is_asked_again_is_named_as_a_return(story: Story) -> None:
+    story.report(None)
+    story.ask("one")
+    story.word()
+    story.save()
+    story.ask("two")
+    digest = story.hash_of_word()
+    story.put_back()
+    story.report(2, digest)
+    assert story.ask("one") == 3
+    word = story.word()
+    assert word is not None
+    assert (word["gen"], word["rollback"]["to"]) == (3, 1)
+
+
 def test_one_number_never_stands_for_two_contents(story: Story) -> None:
     story.report(None)
     story.ask("one")
