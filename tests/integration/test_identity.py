@@ -62,6 +62,10 @@ class Issuer(brokers.Authority):
         made = self.office.authority.issue_server(hosts, FileTlsKey.create(key), now)
         certificate.write_bytes(made.pem)
 
+    def revoking(self, *certificates: Path) -> bytes:
+        assert not certificates
+        return self.office.enrolment.crl()
+
 
 class Fleet:
     """A broker, a hub and a node, each with its certificate, and a clock that they share."""
@@ -138,10 +142,6 @@ class Fleet:
     def revoked_here(self) -> None:
         """Give the hub's list to the broker, which reads it with its next start."""
         shutil.copy(self.office.folder / "crl.pem", self.folder / "revoked.pem")
-        path = self.folder / "mosquitto.conf"
-        text = path.read_text()
-        assert "#crlfile" in text
-        path.write_text(text.replace("#crlfile", "crlfile"))
         os.kill(self.broker.process.pid, signal.SIGKILL)
         self.broker.process.wait()
         self.broker.start()
