@@ -58,9 +58,7 @@ def _drain(site: FleetSite, fleet: Fleet) -> list[Row]:
     for part in range(1, 11):
         fleet.run(partial(fleet.has_come_to, total * part // 10), _PATIENCE_S)
         seconds.append(time.monotonic() - began)
-    print([f"{s:.1f}" for s in seconds])
-    middle = (seconds[8] - seconds[0]) / 8
-    rate = total / 10 / middle
+    rate = 0.9 * total / (seconds[-1] - seconds[0])  # the first tenth is the fleet's own start
     used, mine = site.cpu_s("hub") - used, time.process_time() - mine
     tenths = [after - before for before, after in itertools.pairwise(seconds)]
     print(
