@@ -18,7 +18,7 @@ from pathlib import Path
 
 from appliance.kit.clock import rfc3339
 from benchmarks.measure import Row, at_least, limit
-from tests.helpers.fleet import Fleet, SimNode, usage
+from tests.helpers.fleet import WINDOW, Fleet, SimNode, usage
 from tests.helpers.fleetsite import FleetSite, compare
 
 NODES = 5000
@@ -42,8 +42,12 @@ def run() -> list[Row]:
 
 
 def _drain(site: FleetSite, fleet: Fleet) -> list[Row]:
-    """Let every node send its backlog, and see how fast that is acknowledged."""
-    fleet.may_send = False
+    """Let every node send its backlog, and see how fast that is acknowledged.
+
+    Each has one batch under way, so 5,000 are; with more of them the hub could not answer within
+    the time after which nodes send again, and repetitions would be measured too.
+    """
+    fleet.may_send, fleet.window = False, 1
     for _ in range(BATCHES):
         _write(fleet.nodes)
     fleet.start()
@@ -74,6 +78,7 @@ def _drain(site: FleetSite, fleet: Fleet) -> list[Row]:
 
 def _restart(site: FleetSite, fleet: Fleet) -> list[Row]:
     """Kill the broker, have every node write meanwhile, and see when all is well again."""
+    fleet.window = WINDOW
     site.kill("broker")
     fleet.run(lambda: fleet.connected == 0, 60)
     _write(fleet.nodes)
