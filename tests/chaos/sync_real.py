@@ -28,13 +28,14 @@ from appliance.hub import identity as hub_identity
 from appliance.hub import store
 from appliance.hub.migrations import migrations
 from appliance.kit.commit import GroupCommit
+from appliance.kit.http import HttpClient
 from appliance.node import identity as node_identity
 from appliance.trust.repository import Repository
 from appliance.wiring import places
 from appliance.wiring.node import open_node
 from tests.chaos.told import told
 from tests.helpers.disks import Disk
-from tests.helpers.feeder import Feeder
+from tests.helpers.feeder import Callers, Feeder
 from tests.helpers.organisation import Organisation
 from tests.helpers.players import Player, number, until, writer_of
 from tests.helpers.simulation import Journal, Request, read_traces, traces_folder
@@ -74,6 +75,10 @@ class World:
         spool = self.node_state / places.SPOOL
         spool.mkdir(exist_ok=True)
         self.feeder = Feeder(spool, NODE, trace, self.journal, per_sync=6)
+        control = self.node_state / places.CONTROL_SOCKET
+        client = HttpClient.over_unix(control, "the node", "see its log", 5)
+        create = partial(client.call, "POST", "/v1/gateway/keys")
+        self.callers = Callers(create, NODE, self.journal)
         self._log = (scratch / "strikes.jsonl").open("w")
         os.sync()  # what an operator set up long ago is on the disk
 
@@ -81,11 +86,14 @@ class World:
         for player in self.players.values():
             player.start()
         self.feeder.start()
+        self.callers.start()
         self.progress(0, "the first records")
 
     def committed(self) -> int:
         """Return how far the hub has the usage stream; -1 when it cannot say now."""
-        return number(self.databases["hub"], "SELECT max(upto) FROM positions WHERE stream = 'usage'")
+        return number(
+            self.databases["hub"], "SELECT max(upto) FROM positions WHERE stream = 'usage'"
+        )
 
     def progress(self, since: int, what: str) -> None:
         """Wait until the hub has committed more than it had."""
@@ -160,6 +168,7 @@ class World:
     def settle(self) -> None:
         """Wait until the hub has all that must arrive, then end everybody."""
         self.feeder.finish()
+        self.callers.finish()
         spool = self.node_state / places.SPOOL
         until(lambda: not list(spool.glob("usage-*")), "the end of the spool", 120)
         open_streams = "', '".join(_MAY_WAIT)
@@ -253,6 +262,7 @@ def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dic
         "busy": dict(world.busy),
         "with a transaction open": dict(world.transactions),
         "requests made": world.feeder.made,
+        "API keys made": world.callers.made,
         "committed again after (median, worst)": f"{back[len(back) // 2]:.1f} s, {back[-1]:.1f} s",
         "wall_s": round(time.monotonic() - began, 1),
         "verdict": verdict.to_json(),

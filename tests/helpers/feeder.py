@@ -8,14 +8,16 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from appliance.errors import ApplianceError
 from appliance.kit.clock import rfc3339
 from tests.helpers.simulation import USUAL_REQUEST, Journal, Request, digest, spool_line
 
 _SYNC_S = 0.05
+_CALL_S = 0.3
 _ROTATE_S = 2.0
 _ABANDONED = 50
 """One request in so many never ends: it counts as cut once its file is let go."""
@@ -77,6 +79,9 @@ class Feeder(threading.Thread):
         self._unsure.clear()
 
     def _step(self) -> None:
+        """Bring to the disk what was written a step ago, as a gateway does, then write more."""
+        if self._file >= 0:
+            self._sync()
         if self._file >= 0 and time.monotonic() - self._since > _ROTATE_S:
             self._let_go()
         if self._file < 0:
@@ -85,7 +90,6 @@ class Feeder(threading.Thread):
             self._begin(next(self._trace))
             while len(self._open) > _OPEN:
                 self._end(self._open.popleft())
-        self._sync()
 
     def _begin_file(self) -> None:
         self._source = f"usage-{time.time_ns():020d}-{os.getpid()}.jsonl"
@@ -93,6 +97,7 @@ class Feeder(threading.Thread):
         self._file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         hidden.rename(self._folder / self._source)
+        os.fsync(self._file)
         self._since = time.monotonic()
 
     def _begin(self, request: Request) -> None:
@@ -138,3 +143,34 @@ class Feeder(threading.Thread):
 
 def _ended(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "status": 200, "outcome": "ok", "duration_ms": 1.5}
+
+
+class Callers(threading.Thread):
+    """Asks the node for one API key after the other: each that it gave is in the audit stream."""
+
+    def __init__(
+        self, call: Callable[[dict[str, str]], object], node: str, journal: Journal
+    ) -> None:
+        super().__init__(name="callers", daemon=True)
+        self.made = 0
+        self._call, self._node, self._journal = call, node, journal
+        self._finishing = threading.Event()
+
+    def run(self) -> None:
+        for number in itertools.count():
+            if self._finishing.wait(_CALL_S):
+                return
+            name = f"key-{number}"
+            self._tell(name, "try")
+            with contextlib.suppress(ApplianceError):  # it was killed, or is not back yet
+                self._call({"id": name, "tenant": name})
+                self._tell(name, "sure")
+                self.made += 1
+
+    def finish(self) -> None:
+        self._finishing.set()
+        self.join()
+
+    def _tell(self, name: str, phase: str) -> None:
+        line = {"node": self._node, "stream": "audit", "source": "", "id": name}
+        self._journal.line({**line, "phase": phase, "sha256": []})

@@ -103,7 +103,7 @@ class Journal:
         self.line({**line, "sha256": [sha256], "phase": "sure"})
 
     def line(self, content: dict[str, Any]) -> None:
-        self._file.write(json.dumps(content) + "\n")
+        self._file.write(json.dumps(content) + "\n")  # one call: threads share it
 
     def flush(self) -> None:
         self._file.flush()
