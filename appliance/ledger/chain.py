@@ -46,13 +46,15 @@ def start(db: sqlite3.Connection) -> Head:
     return _read(db, _START)
 
 
-def advance(db: sqlite3.Connection, seq: int, record: bytes) -> None:
-    """Link a record, in the transaction that numbers it."""
+def advance(db: sqlite3.Connection, first: int, records: Iterable[bytes]) -> None:
+    """Link records, in the transaction that numbers them from ``first`` on."""
     known = _read(db, _HEAD)
-    if known.seq != seq - 1:
-        known = Head(seq - 1)
+    if known.seq != first - 1:
+        known = Head(first - 1)
         _write(db, _START, known)
-    _write(db, _HEAD, known.after(record))
+    for record in records:
+        known = known.after(record)
+    _write(db, _HEAD, known)
 
 
 def verify(records: Iterable[tuple[int, bytes]], witnesses: Mapping[int, str]) -> Head:

@@ -9,7 +9,7 @@ from appliance.cache.index import Wanted
 from appliance.core.machine import MachineFacts
 from appliance.core.state import DesiredState
 from appliance.kit.clock import Clock, rfc3339
-from appliance.ledger import meta, streams
+from appliance.ledger import chain, meta, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node.board import Board
@@ -34,16 +34,23 @@ class Reporter:
     wanted: Callable[[], list[Wanted]] = list
 
     def body(self) -> dict[str, Any]:
-        """Return the node's state as plain JSON data."""
+        """Return what is known of the node as plain JSON data."""
+        return {
+            **self.state(),
+            "audit": self.ledger.read(chain.head).to_wire(),
+            "machine": asdict(self.machine()),
+            "streams": self.streams(),
+            "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return what is asked of the node, and how far it is, as plain JSON data."""
         desired = self.board.world.desired
         return {
             "applied": {"generation": desired.fleet_generation},
             "deployments": [s.to_wire() for s in self.board.world.statuses],
             "removed": list(desired.removed),
             "drift": drift(desired),
-            "machine": asdict(self.machine()),
-            "streams": self.streams(),
-            "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
         }
 
     def streams(self) -> dict[str, dict[str, int]]:

@@ -25,7 +25,7 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.files import locked, make_folder
 from appliance.kit.loop import Again, Wake, drive
 from appliance.kit.reserve import Reserve
-from appliance.ledger import chain, mirror
+from appliance.ledger import budgets, mirror
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
 from appliance.node import site
@@ -40,6 +40,7 @@ from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
 from appliance.node.preflight import DiskPreflight
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
@@ -291,10 +292,10 @@ def _status(
         "passes": passes.count,
         "reserve": core.reserve.is_held,
         "fenced_gpus": {u: f.to_wire() for u, f in core.gpus.fenced().items()},
-        "audit": core.ledger.read(chain.head).to_wire(),
         "time": core.ledger.read(lambda db: freshness(db, clock)),
         "link": uplink.status(),
         "engines": [asdict(e) for s in here.board.world.statuses for e in s.engines],
+        "full_streams": [str(s) for s in core.ledger.read(budgets.overfull)],
         **running.status(),
         **reporter.body(),
     }
@@ -320,6 +321,9 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     demand = DemandLoop(marks, wake.set)
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
+    sampler = Sampler(core.ledger, clock, settings.sync, here.activity.tokens_per_second)
+    notes = StateNotes(core.ledger, clock, board, reporter.state)
+    log_budgets = BudgetLoop(core.ledger, settings.sync)
 
     async def changed() -> None:
         await uplink.catalogue_changed()
@@ -350,12 +354,16 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
+            drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
+            drive(notes.look, Wake(), clock, name="states", resync_s=30),
+            drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)
         caretaker.close()
+        await sampler.write()
 
 
 def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> LocalServices:

@@ -27,7 +27,7 @@ from appliance.core.artefact import HeldArtefact
 from appliance.core.ids import LOCAL
 from appliance.errors import ApplianceError, InterruptedImportError, NoSpaceError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
-from appliance.ledger import streams
+from appliance.ledger import budgets, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.trust import receipt
@@ -106,6 +106,8 @@ class Importer:
             NoSpaceError, NotFoundError, StateUnusableError: as their names say.
         """
         self._parts.trust.root()  # says what to do when the node was never given one
+        if not dry:
+            self._parts.ledger.read(budgets.require_audit)
         entry = Entry(str(source) if isinstance(source, Path) else source.name, by)
 
         def told(step: Step) -> None:
