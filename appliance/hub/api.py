@@ -19,7 +19,7 @@ from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
-from appliance.hub import receipts, store
+from appliance.hub import heads, receipts, store
 from appliance.hub.service import HubService
 from appliance.hub.view import NodeView, suspected, view
 from appliance.kit.answers import application, body_of, refusal
@@ -98,11 +98,12 @@ class HubApi:
         now = self.clock.utc()
 
         def query(db: Any) -> list[NodeView]:
-            suspects = receipts.suspects(db)
+            suspects, missing = receipts.suspects(db), heads.missing(db)
             return [
                 suspected(
                     view(row, store.generation(db, row.node), now, self.heartbeat_s),
                     suspects.get(row.node),
+                    missing.get(row.node),
                 )
                 for row in store.nodes(db)
             ]

@@ -115,3 +115,20 @@ def m005_receipts(db: Database) -> None:
     )  # fmt: skip
     db.table("suspects").create({"node": str, "why": str}, pk="node", not_null={"why"}, strict=True)
     db.table("receipts").create_index(["node", "epoch", "seq", "hash"], unique=True)
+
+
+@migrations()
+def m006_ingest(db: Database) -> None:
+    """A record may stand for several numbers; heads of the audit chain, and what was said of them.
+
+    ``heads`` are those that the hub computed itself, one a batch. ``witnesses`` are those that a
+    node signed and whose records have not come yet.
+    """
+    db.table("records").add_column("span", int, not_null_default=1)
+    for name in ("heads", "witnesses"):
+        db.table(name).create(
+            {"node": str, "epoch": str, "seq": int, "hash": str, "at": str},
+            pk=("node", "epoch", "seq"),
+            not_null={"hash", "at"},
+            strict=True,
+        )

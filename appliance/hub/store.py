@@ -2,14 +2,16 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from appliance.core import wire
 from appliance.core.documents import Document
-from appliance.errors import EquivocationError, NotFoundError, UsageError
-from appliance.sync.batch import Batch
+from appliance.errors import NotFoundError, RevokedError, UsageError
+from appliance.hub.ingest import ingest
+
+__all__ = ["ingest"]
 
 MOST_DOCUMENT_BYTES = 44 << 10
 """What a generation may hold, so that its envelope stays below 64 KiB."""
@@ -27,6 +29,8 @@ class NodeRow:
     reported: dict[str, Any] | None
     report: int | None
     heard_at: str | None
+    site: str | None = None
+    revoked_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,24 @@ class Ask:
     generation: int
     db_epoch: str
     documents: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose signature a node's batches need, and whether they are wanted still."""
+
+    key: str
+    revoked_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """How far the streams of a node's present ledger were committed, as it is told."""
+
+    node: str
+    key: str
+    db_epoch: str
+    streams: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,11 @@ def nodes(db: sqlite3.Connection) -> list[NodeRow]:
     return [_node(row) for row in db.execute("SELECT * FROM nodes ORDER BY node")]
 
 
+def names(db: sqlite3.Connection) -> list[str]:
+    """Return the names of all nodes."""
+    return [row[0] for row in db.execute("SELECT node FROM nodes ORDER BY node").fetchall()]
+
+
 def node(db: sqlite3.Connection, name: str) -> NodeRow:
     """Return one node.
 
@@ -85,6 +112,38 @@ def _node(row: sqlite3.Row) -> NodeRow:
     for name in ("link", "reported"):
         found[name] = None if found[name] is None else json.loads(found[name])
     return NodeRow(**found)
+
+
+def senders(db: sqlite3.Connection, names: Collection[str]) -> dict[str, Sender]:
+    """Return those of the nodes that were admitted."""
+    rows = db.execute(
+        "SELECT * FROM nodes WHERE node IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(names)),),
+    )
+    found = [dict(row) for row in rows.fetchall()]
+    return {row["node"]: Sender(row["key"], row.get("revoked_at")) for row in found}
+
+
+def check_wanted(name: str, revoked_at: str | None) -> None:
+    """Take nothing from a node that was revoked.
+
+    Raises:
+        RevokedError: it was.
+    """
+    if revoked_at is not None:
+        raise RevokedError(f"{name} was revoked at {revoked_at}")
+
+
+def committed(db: sqlite3.Connection, names: Collection[str]) -> list[Committed]:
+    """Return what is to be acknowledged to nodes; one that never said its epoch is left out."""
+    rows = db.execute(
+        "SELECT n.node, n.key, n.db_epoch, json_group_object(p.stream,"
+        " json_object('epoch', p.epoch, 'upto', p.upto, 'hash', p.hash))"
+        " FROM nodes AS n JOIN positions AS p ON p.node = n.node AND p.epoch = n.db_epoch"
+        " WHERE n.node IN (SELECT value FROM json_each(?)) GROUP BY n.node",
+        (json.dumps(list(names)),),
+    )
+    return [Committed(row[0], row[1], row[2], json.loads(row[3])) for row in rows.fetchall()]
 
 
 def set_reported(
@@ -110,61 +169,6 @@ def set_link(db: sqlite3.Connection, name: str, link: dict[str, Any]) -> None:
     db.execute("UPDATE nodes SET link = ? WHERE node = ?", (wire.dumps(link).decode(), name))
 
 
-def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
-    """Commit a batch if it is the next one of its stream; return whether it was.
-
-    A batch that was committed before is a repetition, and one that comes too early will come
-    again: neither changes anything. When a node was last heard is said by its reports alone, for
-    anybody who has a batch can hold it back or repeat it.
-
-    Raises:
-        EquivocationError: it does not continue what was committed.
-    """
-    last = db.execute(
-        "SELECT upto, hash FROM positions WHERE node = ? AND epoch = ? AND stream = ?",
-        (name, batch.epoch, batch.stream),
-    ).fetchone()
-    upto, previous = (0, "") if last is None else (int(last[0]), str(last[1]))
-    if batch.first > upto + 1:
-        return False
-    where = (name, batch.epoch, batch.stream)
-    if batch.first <= upto:
-        _check_known(db, where, batch)
-        return False
-    if batch.previous != previous:
-        raise EquivocationError(
-            f"{name}: batch {batch.first} of {batch.stream} does not follow what was committed"
-        )
-    db.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*where, batch.first, len(batch.records), batch.hash, at),
-    )
-    db.executemany(
-        "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
-        (
-            (*where, batch.first + n, wire.dumps(record).decode())
-            for n, record in enumerate(batch.records)
-        ),
-    )
-    db.execute(
-        "INSERT INTO positions VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET upto = excluded.upto, hash = excluded.hash",
-        (*where, batch.upto, batch.hash),
-    )
-    return True
-
-
-def _check_known(db: sqlite3.Connection, where: tuple[str, str, str], batch: Batch) -> None:
-    known = db.execute(
-        "SELECT hash FROM batches WHERE node = ? AND epoch = ? AND stream = ? AND first = ?",
-        (*where, batch.first),
-    ).fetchone()
-    if known is None or known[0] != batch.hash:
-        raise EquivocationError(
-            f"{where[0]}: two different batches call themselves {batch.first} of {batch.stream}"
-        )
-
-
 def positions(db: sqlite3.Connection, name: str) -> list[Position]:
     """Return how far each stream of a node was committed."""
     rows = db.execute(
@@ -179,11 +183,14 @@ def records(
 ) -> list[dict[str, Any]]:
     """Return records of one epoch and stream, in the order of their numbers."""
     rows = db.execute(
-        "SELECT epoch, seq, record FROM records WHERE node = ? AND epoch = ? AND stream = ?"
+        "SELECT epoch, seq, record, span FROM records WHERE node = ? AND epoch = ? AND stream = ?"
         " AND seq > ? ORDER BY seq LIMIT ?",
         (name, *where, after, most),
     )
-    return [{**json.loads(r[2]), "epoch": r[0], "seq": r[1]} for r in rows]
+    return [
+        {**json.loads(r[2]), "epoch": r[0], "seq": r[1], **({"span": r[3]} if r[3] > 1 else {})}
+        for r in rows
+    ]
 
 
 def batches(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
@@ -270,6 +277,16 @@ def generation(db: sqlite3.Connection, name: str) -> int | None:
     """Return the number of what was last asked of a node, if anything ever was."""
     row = db.execute("SELECT generation FROM generations WHERE node = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def kept(db: sqlite3.Connection, name: str, too_old: str) -> bytes | None:
+    """Return the envelope that ``sealed`` would return without sealing anything."""
+    row = db.execute(
+        "SELECT g.envelope FROM generations AS g JOIN nodes AS n"
+        " ON n.node = g.node AND n.db_epoch = g.db_epoch WHERE g.node = ? AND g.sealed_at >= ?",
+        (name, too_old),
+    ).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
 
 
 def sealed(

@@ -67,8 +67,16 @@ def view(
     )
 
 
-def suspected(found: NodeView, why: str | None) -> NodeView:
-    """Return the view of a node of which two histories are known: a clone, or put back."""
+def suspected(found: NodeView, why: str | None, missing: str | None = None) -> NodeView:
+    """Return the view of a node of which two histories are known: a clone, or put back.
+
+    Args:
+        found: What it says of itself.
+        why: Where the histories part; None when there is one.
+        missing: Which audit records it signed for and never sent.
+    """
+    if missing is not None:
+        found = replace(found, why=f"{found.why}; {missing}")
     if why is None:
         return found
     return replace(found, state=State.SUSPECT, why=f"cloned or put back: {why}; {found.why}")

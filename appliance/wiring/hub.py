@@ -1,6 +1,7 @@
 """The hub."""
 
 import logging
+import sys
 from pathlib import Path
 
 from appliance.hub import identity
@@ -16,6 +17,8 @@ from appliance.sync.mqtt import BrokerAddress
 from appliance.wiring.daemon import Ending, is_loopback, run_until
 
 log = logging.getLogger(__name__)
+_SWITCH_S = 0.0005
+"""How long a thread that works may keep others waiting; SQLite's asks after each statement."""
 
 
 async def run_hub(state: Path, settings: HubSettings) -> None:
@@ -26,6 +29,7 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         LockedError, AddressBusyError: another runs there, or listens there.
         UsageError: the broker's address is not one.
     """
+    sys.setswitchinterval(_SWITCH_S)
     me = identity.load(state)
     broker = BrokerAddress.parse(settings.broker)
     with locked(state / "lock", what=f"the hub in {state}"):
