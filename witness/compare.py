@@ -32,7 +32,7 @@ import json
 import sqlite3
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +42,7 @@ from urllib.parse import quote
 NEVER_DROPPED = ("audit", "receipts", "usage")
 STANDS_FOR_MANY = ("coarse", "gap")
 MOST_FINDINGS = 50
-Where = tuple[str, str]
-"""A node and one of its streams."""
+Where = tuple[str, str]  # a node and one of its streams
 
 
 @dataclass
@@ -144,25 +143,16 @@ def record_of(row: sqlite3.Row) -> Record:
     """
     content = json.loads(row["record"])
     body = content.get("body") if isinstance(content.get("body"), dict) else {}
-    columns = row["span"] if "span" in row.keys() else None  # noqa: SIM118 - a row has no `in`
+    column = row["span"] if "span" in row.keys() else 1  # noqa: SIM118 - a row has no `in`
     omitted = body.get("omitted") if len(body) == 1 else None
     return Record(
         seq=int(row["seq"]),
-        span=int(columns or content.get("span", 1)),
+        span=max(int(column), int(content.get("span", 1))),
         kind=str(content.get("kind")),
         sha256=str(omitted["sha256"]) if isinstance(omitted, dict) else digest(content),
         id=body.get("id"),
         told=body.get("records"),
     )
-
-
-def at_hub(db: sqlite3.Connection, node: str, epoch: str, stream: str) -> Iterator[Record]:
-    """Yield what the hub has of one stream, by number."""
-    rows = db.execute(
-        "SELECT * FROM records WHERE node = ? AND epoch = ? AND stream = ? ORDER BY seq",
-        (node, epoch, stream),
-    )
-    return map(record_of, rows)
 
 
 def at_node(db: sqlite3.Connection) -> dict[str, Stream]:
@@ -218,14 +208,12 @@ class Comparer:
         """Judge one node."""
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         epoch, streams = meta["epoch"], at_node(db)
-        known = {
-            r[0] for r in self._hub.execute(
-                "SELECT DISTINCT stream FROM records WHERE node = ? AND epoch = ?", (name, epoch)
-            )
-        }  # fmt: skip
+        query = "SELECT DISTINCT stream FROM records WHERE node = ? AND epoch = ?"
+        known = {row[0] for row in self._hub.execute(query, (name, epoch))}
         for stream in sorted(known | set(streams)):
             where = (name, stream)
-            found = list(at_hub(self._hub, name, epoch, stream))
+            query = "SELECT * FROM records WHERE node = ? AND epoch = ? AND stream = ? ORDER BY seq"
+            found = [record_of(row) for row in self._hub.execute(query, (name, epoch, stream))]
             ledger = streams.get(stream, Stream(0, 0, "", []))
             arrived = self._covered(where, found, ledger)
             self._kinds(where, found)
@@ -237,12 +225,6 @@ class Comparer:
         for where in self._journal.tried:
             if where[0] == name:
                 self._tried(where, epoch, streams.get(where[1]))
-
-    def strangers(self, nodes: Iterable[str]) -> None:
-        """Judge that the hub has records of these nodes and of no others."""
-        known = {r[0] for r in self._hub.execute("SELECT DISTINCT node FROM records")}
-        for name in sorted(known - set(nodes)):
-            self.verdict.found("invented", f"records of {name}, whose ledger was not given")
 
     def _covered(self, where: Where, found: list[Record], ledger: Stream) -> int:
         """Judge that every number is there once; return the last that the hub has."""
@@ -394,7 +376,9 @@ def compare(
         for name, path in nodes.items():
             with closing(opened(path)) as db:
                 comparer.node(name, db)
-        comparer.strangers(nodes)
+        for (name,) in hub_db.execute("SELECT DISTINCT node FROM records"):
+            if name not in nodes:
+                comparer.verdict.found("invented", f"records of {name}, which was not named")
     return comparer.verdict
 
 

@@ -38,7 +38,7 @@ from tests.helpers.disks import Disk
 from tests.helpers.feeder import Callers, Feeder
 from tests.helpers.organisation import Organisation
 from tests.helpers.players import Player, number, until, writer_of
-from tests.helpers.simulation import Journal, Request, read_traces, traces_folder
+from tests.helpers.spools import Journal, Request, read_traces, traces_folder
 from witness.compare import compare
 
 ORG, NODE = "acme", "box-1"
@@ -210,6 +210,7 @@ def _settings(scratch: Path, node_state: Path, hub_state: Path, at: Addresses) -
     (node_state / places.SETTINGS).write_text(
         "[node]\nheartbeat_s = 1.0\n"
         f'[sync]\nbroker = "{broker}"\nfirst_retry_s = 0.1\nmost_retry_s = 0.5\nresend_s = 0.5\n'
+        "sample_s = 0.2\nmetrics_s = 0.5\n"
     )
     (hub_state / places.SETTINGS).write_text(
         f'[hub]\nhost = "{at.host}"\nport = {at.hub}\nbroker = "{broker}"\nheartbeat_s = 1.0\n'

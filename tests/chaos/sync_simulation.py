@@ -19,18 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.kit.clock import rfc3339
 from tests.chaos.told import told
-from tests.helpers.simulation import (
-    Journal,
-    Request,
-    Sent,
-    SimHub,
-    SimNode,
-    facts_of,
-    read_traces,
-    traces_folder,
-)
+from tests.helpers.simulation import Sent, SimHub, SimNode, facts_of
+from tests.helpers.spools import Journal, Request, read_traces, traces_folder
 from witness.compare import compare
 
 TICK_S = 30
@@ -40,7 +31,7 @@ _MOST_ROUNDS = 2000
 _BEGAN = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
 _WEIGHTS = {
     "link cut": 4,
-    "link cut for hours": 0.02,
+    "link cut for hours": 0.03,
     "batch lost": 12,
     "batch doubled": 12,
     "batches reordered": 12,
@@ -56,6 +47,7 @@ _WEIGHTS = {
     "node killed taking usage in": 3,
     "node killed sealing": 4,
     "node killed acknowledging": 3,
+    "node killed making room": 2,
     "hub killed committing": 3,
     "hub killed before acknowledging": 3,
 }
@@ -78,6 +70,7 @@ class Tally:
 
     struck: Counter[str] = field(default_factory=Counter)
     busy: Counter[str] = field(default_factory=Counter)
+    transactions: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     batches: int = 0
     largest: int = 0
@@ -86,9 +79,10 @@ class Tally:
 class Fleet:
     """Nodes, their roads, and the hub."""
 
-    def __init__(self, scratch: Path, count: int, seed: int) -> None:
+    def __init__(self, scratch: Path, count: int, ticks: int, seed: int) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - it is to repeat
         self.tally = Tally()
+        self.hours = range(ticks // 6, ticks // 3)
         self.journal = Journal(scratch / "journal.jsonl")
         self.hub = SimHub(scratch / "hub")
         self._log = (scratch / "faults.jsonl").open("w")
@@ -125,6 +119,7 @@ class Fleet:
             faults = [waiting.popleft() for _ in range(min(len(waiting), 3))]
             faults = [kind for kind in faults if not self._strike_node(node, tick, kind)]
             node.take_in()
+            node.keep_within_budgets()
             arriving += self._travel(node, tick, faults)
         self.rng.shuffle(arriving)
         self._commit(tick, arriving)
@@ -135,13 +130,13 @@ class Fleet:
         if tick % _ROTATE == 0:
             node.spool.close()
         node.spool.serve(requests, now)
-        facts = list(facts_of(tick, self.rng, rfc3339(now)))
-        if facts:
-            node.write(facts)
+        node.write(list(facts_of(now, TICK_S, self.rng)))
 
     def _struck(self, node: SimNode, tick: int, kind: str, flight: dict[str, Any]) -> None:
         self.tally.struck[kind] += 1
         self.tally.busy[kind] += any(flight.values())
+        if "transaction" in flight:
+            self.tally.transactions[kind] += flight["transaction"]
         line = {"tick": tick, "node": node.name, "fault": kind, "in_flight": flight}
         self._log.write(json.dumps(line) + "\n")
 
@@ -149,11 +144,14 @@ class Fleet:
         """Do what befalls the node itself; return False for what happens on its road."""
         doing: dict[str, Callable[[], object]] = {
             "node killed taking usage in": node.take_in,
+            "node killed making room": node.keep_within_budgets,
             "node killed sealing": lambda: node.due(tick, _RESEND),
             "node killed acknowledging": lambda: self._hear(node, self.hub.ack(node)),
         }
         if kind in doing:
             flight = node.in_flight()
+            if kind == "node killed making room":
+                node.squeeze()
             open_transaction = node.die(doing[kind], self.rng)
             self._struck(node, tick, kind, {**flight, "transaction": open_transaction})
         elif kind == "gateway killed":
@@ -193,8 +191,7 @@ class Fleet:
     def _strike_road(self, node: SimNode, tick: int, kind: str, on_way: list[Sent]) -> list[Sent]:
         rng, road = self.rng, self.roads[node.name]
         if kind.startswith("link cut"):
-            hours = kind.endswith("hours")
-            road.down_until = tick + (rng.randrange(360, 720) if hours else rng.randrange(1, 20))
+            road.down_until = tick + rng.choice(self.hours if "hours" in kind else range(1, 20))
             return on_way[: rng.randrange(len(on_way) + 1)]
         if kind == "stick carried":
             carried = [Sent(node.name, stream, data) for stream, data in node.carried()]
@@ -288,13 +285,14 @@ class Traffic:
 def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dict[str, Any]:
     """Run the day, let it converge, compare; return what is to be told."""
     began = time.monotonic()
-    fleet = Fleet(scratch, options.nodes, options.seed)
     ticks = int(options.hours * 3600) // TICK_S
+    fleet = Fleet(scratch, options.nodes, ticks, options.seed)
+    fleet.plan(fleet.nodes[0], "link cut for hours")
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     with ExitStack() as stack:
         stack.callback(fleet.close)
         traffic = Traffic(trace, fleet.nodes)
-        strikes = Counter(fleet.rng.randrange(ticks) for _ in range(options.faults))
+        strikes = Counter(fleet.rng.randrange(ticks) for _ in range(options.faults - 1))
         for tick in range(ticks):
             for kind in fleet.rng.choices(kinds, weights, k=strikes[tick]):
                 fleet.plan(fleet.rng.choice(fleet.nodes), kind)
@@ -315,14 +313,22 @@ def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dic
         "faults": sum(tally.struck.values()),
         "struck": dict(tally.struck),
         "busy": dict(tally.busy),
+        "with a transaction open": dict(tally.transactions),
         "not struck": fleet.planned(),
         "refused": dict(tally.refused),
+        "gave way": _gave_way(fleet.nodes),
         "batches sent": tally.batches,
         "largest backlog": tally.largest,
         "rounds to converge": rounds,
         "wall_s": round(time.monotonic() - began, 1),
         "verdict": verdict.to_json(),
     }
+
+
+def _gave_way(nodes: Iterable[SimNode]) -> dict[str, int]:
+    """Return what budgets coarsened and dropped, as the nodes said when they did."""
+    total = sum((node.gave_way for node in nodes), Counter[tuple[str, str]]())
+    return {f"{stream} {what}": many for (stream, what), many in total.items()}
 
 
 def _converge(fleet: Fleet, tick: int) -> int:

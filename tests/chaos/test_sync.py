@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos import sync_real, sync_simulation
 from tests.conftest import ROOT
-from tests.helpers.simulation import Request
+from tests.helpers.spools import Request
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from appliance.errors import ApplianceError
 from appliance.kit.clock import rfc3339
-from tests.helpers.simulation import USUAL_REQUEST, Journal, Request, digest, spool_line
+from tests.helpers.spools import USUAL_REQUEST, Journal, Request, digest, spool_line
 
 _SYNC_S = 0.05
 _CALL_S = 0.3

@@ -5,15 +5,11 @@ killed goes on with its ledger as the disk had it in the middle of a transaction
 """
 
 import contextlib
-import csv
 import datetime
-import fcntl
-import hashlib
-import json
-import os
 import random
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future  # noqa: TC003 - read by people and by pydoc
 from dataclasses import dataclass
@@ -22,170 +18,34 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, TypeVar, cast
 
-from appliance.core.usage import UsageRecord
 from appliance.errors import RefusedError, StateUnusableError
 from appliance.hub import store
 from appliance.hub.migrations import migrations
 from appliance.kit.clock import rfc3339
 from appliance.kit.commit import Effect, GroupCommit
-from appliance.ledger import streams
+from appliance.ledger import budgets, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, SealedBatch, Stream
 from appliance.node import spool
 from appliance.node.fleet import FleetInbox
+from appliance.node.metrics import enforce
 from appliance.sync import batch
 from appliance.trust.documents import Director
 from appliance.trust.envelope import Addressee, Slot, seal
 from tests.helpers.signing import new_key
+from tests.helpers.spools import Journal, Spool, digest
 from tests.helpers.waiting import StillClock
 
 T = TypeVar("T")
 
 ORG = "acme"
 WINDOW = 8
+LIMITS = {Stream.REPORTED: 16 << 10, Stream.EVENTS: 16 << 10, Stream.METRICS: 64 << 10}
+"""Budgets in bytes that some hours without a link use up."""
+
 _DAY = datetime.timedelta(days=1)
 _TORN = 3000
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request of a trace: seconds after its beginning, and tokens."""
-
-    at: float
-    prompt: int
-    completion: int
-
-
-def traces_folder() -> Path | None:
-    """Return where the traces are: ``TRACES``, or beside the project; None when nowhere."""
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("TRACES", beside))
-    return folder if list(folder.glob("AzureLLMInferenceTrace_*.csv")) else None
-
-
-def read_traces(folder: Path) -> list[Request]:
-    """Return both traces as one hour of requests, by time."""
-    found = []
-    for path in sorted(folder.glob("AzureLLMInferenceTrace_*.csv")):
-        with path.open(newline="") as file:
-            rows = [(_moment(r["TIMESTAMP"]), r) for r in csv.DictReader(file)]
-        first = rows[0][0]
-        found += [
-            Request((at - first) % 3600, int(r["ContextTokens"]), int(r["GeneratedTokens"]))
-            for at, r in rows
-        ]
-    return sorted(found, key=lambda request: request.at)
-
-
-def _moment(text: str) -> float:
-    whole, _, fraction = text.partition(".")
-    at = datetime.datetime.fromisoformat(whole).replace(tzinfo=datetime.UTC)
-    return at.timestamp() + float(f"0.{fraction or 0}")
-
-
-def digest(content: dict[str, Any]) -> str:
-    """Return the SHA-256 that a journal names a record by; the comparer counts it for itself."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Journal:
-    """What who makes records says that it made, one JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
-
-    def numbered(self, node: str, stream: str, seq: int, sha256: str) -> None:
-        self.line({"node": node, "stream": stream, "seq": seq, "sha256": sha256})
-
-    def sure(self, node: str, source: str, name: str, sha256: str) -> None:
-        line = {"node": node, "stream": "usage", "source": source, "id": name}
-        self.line({**line, "sha256": [sha256], "phase": "sure"})
-
-    def line(self, content: dict[str, Any]) -> None:
-        self._file.write(json.dumps(content) + "\n")  # one call: threads share it
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Spool:
-    """A gateway's spool as the controller finds it: one file that is locked, older ones finished.
-
-    A request whose end is never written counts as cut once nobody holds its file.
-    """
-
-    def __init__(self, folder: Path, node: str, journal: Journal) -> None:
-        folder.mkdir(parents=True)
-        self.folder = folder
-        self._node, self._journal = node, journal
-        self._descriptor: int | None = None
-        self._open: list[dict[str, Any]] = []
-        self._source = ""
-        self._files = 0
-        self._made = 0
-
-    @property
-    def open_requests(self) -> int:
-        return len(self._open)
-
-    def serve(self, requests: Iterable[Request], began: datetime.datetime) -> None:
-        """Write down the requests of one tick; the last one stays open until the next."""
-        if self._descriptor is None:
-            self._begin_file()
-        assert self._descriptor is not None
-        ended, self._open = self._open, []
-        lines = [self._end(record) for record in ended]
-        for request in requests:
-            record = self._record(request, began)
-            lines.append(spool_line("begin", record))
-            if self._open:
-                lines.append(self._end(self._open.pop()))
-            self._open.append(record)
-        os.write(self._descriptor, b"".join(lines))
-
-    def close(self) -> None:
-        """Let go of the file, as a gateway that ends or is killed; what is open in it is cut."""
-        for record in self._open:
-            self._journal.sure(self._node, self._source, record["id"], _sha256(record))
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._open, self._descriptor = [], None
-
-    def _begin_file(self) -> None:
-        self._files += 1
-        self._source = f"usage-{self._files:020d}-1.jsonl"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._descriptor = os.open(self.folder / self._source, flags, 0o640)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
-    def _record(self, request: Request, began: datetime.datetime) -> dict[str, Any]:
-        self._made += 1
-        name = f"{self._node}-{self._made}"
-        tokens = {"prompt_tokens": request.prompt, "completion_tokens": request.completion}
-        return {**USUAL_REQUEST, **tokens, "id": name, "request_id": name, "at": rfc3339(began)}
-
-    def _end(self, record: dict[str, Any]) -> bytes:
-        ended = {**record, "status": 200, "outcome": "ok", "duration_ms": 1.5}
-        self._journal.sure(self._node, self._source, record["id"], _sha256(ended))
-        return spool_line("end", ended)
-
-
-USUAL_REQUEST = UsageRecord(
-    "", "", "", "/v1/chat/completions", "small", "key-1", stream=True
-).to_wire()
-
-
-def spool_line(phase: str, record: dict[str, Any]) -> bytes:
-    """Return a line of a spool, as a gateway writes it."""
-    return json.dumps({"v": 1, "phase": phase, "record": record}).encode() + b"\n"
-
-
-def _sha256(record: dict[str, Any]) -> str:
-    return digest({"at": record["at"], "kind": "request", "body": record})
+_TIGHT = 800
 
 
 class MortalLedger(Ledger):
@@ -237,6 +97,7 @@ class SimNode:
         self.key = new_key()
         self.clock = StillClock()
         self.spool = Spool(folder / "spool", name, journal)
+        self.gave_way: Counter[tuple[str, str]] = Counter()
         self.deaths = 0
         self._folder, self._journal = folder, journal
         self._sync = hub.sync.public
@@ -246,6 +107,7 @@ class SimNode:
 
     def _open(self) -> None:
         self.ledger = MortalLedger(self._path)
+        self.ledger.record(partial(budgets.begin, limits=LIMITS)).result()
         self.me = Addressee(ORG, self.name, self.key.public, self.ledger.epoch)
         director = Director(ORG, 1, frozenset({"0a" * 32}), frozenset({self._sync}))
         trust = cast("Any", SimpleNamespace(director=lambda: director))
@@ -268,6 +130,17 @@ class SimNode:
         """Take in what the gateway spooled."""
         spool.take_in(self.spool.folder, self.ledger, self.clock)
 
+    def squeeze(self) -> None:
+        """Have every stream that may drop be over its budget, until the next start."""
+        tight = dict.fromkeys(LIMITS, _TIGHT)
+        self.ledger.record(partial(budgets.begin, limits=tight)).result()
+
+    def keep_within_budgets(self) -> None:
+        """Have what is over its budget give way."""
+        for stream, kept in enforce(self.ledger).items():
+            self.gave_way[stream, "coarsened"] += kept.coarsened
+            self.gave_way[stream, "dropped"] += kept.dropped
+
     def due(self, tick: int, resend: int) -> list[tuple[str, bytes]]:
         """Seal what fits into the window, and return what is to be sent now."""
         found = []
@@ -281,10 +154,9 @@ class SimNode:
     def window(self, stream: Stream) -> list[SealedBatch]:
         """Return the batches on their way, after sealing more if there is room."""
         found = self.ledger.read(lambda db: streams.unacknowledged(db, stream, WINDOW))
-        while len(found) < WINDOW:
+        while len(found) < WINDOW and self.ledger.read(lambda db: streams.is_waiting(db, stream)):
             sealed = self.ledger.record(self.sealing(stream)).result()
-            if sealed is None:
-                break
+            assert sealed is not None
             found.append(sealed)
         return found
 
@@ -302,18 +174,17 @@ class SimNode:
 
     def carried(self) -> list[tuple[str, bytes]]:
         """Return every batch that nobody acknowledged: what a stick takes along."""
-        return [
-            (str(stream), one.envelope)
-            for stream in Stream
-            for one in self.ledger.read(lambda db, s=stream: streams.unacknowledged(db, s, 10_000))  # type: ignore[misc]
-        ]
+        found = []
+        for stream in Stream:
+            batches = self.ledger.read(partial(streams.unacknowledged, stream=stream, most=10_000))
+            found += [(str(stream), one.envelope) for one in batches]
+        return found
 
     def in_flight(self) -> dict[str, int]:
         """Return what the hub has not acknowledged."""
-        count = lambda table: self.ledger.read(  # noqa: E731
-            lambda db: int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
-        )
-        return {"batches": count("batches"), "records": count("outbox")}
+        query = "SELECT (SELECT count(*) FROM batches), (SELECT count(*) FROM outbox)"
+        batches, records = self.ledger.read(lambda db: tuple(db.execute(query).fetchone()))
+        return {"batches": batches, "records": records}
 
     def die(self, doing: Callable[[], object], rng: random.Random) -> bool:
         """Be killed in the next transaction, and come back with what the disk had then.
@@ -405,7 +276,8 @@ class SimHub:
 
         def dying(db: sqlite3.Connection) -> None:
             for sent in batches:
-                self.taking(sent)(db)
+                with contextlib.suppress(RefusedError):
+                    self.taking(sent)(db)
             raise StateUnusableError("killed")
 
         assert isinstance(self.db.submit(dying).exception(), StateUnusableError)
@@ -431,13 +303,19 @@ class SimHub:
         self.db.close()
 
 
-def facts_of(tick: int, rng: random.Random, at: str) -> Iterator[Fact]:
-    """Yield what a node notes in a tick apart from requests."""
-    number = rng.getrandbits(48)
+def facts_of(began: datetime.datetime, seconds: int, rng: random.Random) -> Iterator[Fact]:
+    """Yield what a node notes in a tick apart from requests; it measures itself each second."""
+    at, number = rfc3339(began), rng.getrandbits(48)
     if rng.random() < 0.2:
         yield Fact(Stream.AUDIT, "key-create", at, {"by": "a test", "id": number})
     if rng.random() < 0.02:
         body = {"seq": number, "part": 1, "of": 1, "text": "x" * rng.randrange(3000)}
         yield Fact(Stream.RECEIPTS, "receipt", at, body)
-    if rng.random() < 0.2:
-        yield Fact(Stream.EVENTS, "deployment", at, {"tick": tick, "number": number})
+    if rng.random() < 0.1:
+        yield Fact(Stream.REPORTED, "state", at, {"deployments": [], "number": number})
+    for _ in range(rng.randrange(3)):
+        yield Fact(Stream.EVENTS, "deployment", at, {"name": "small", "number": number})
+    for second in range(seconds):
+        moment = rfc3339(began + datetime.timedelta(seconds=second))
+        body = {"cpu": rng.randrange(1000) / 10, "memory_bytes": rng.randrange(1 << 34)}
+        yield Fact(Stream.METRICS, "host", moment, body)

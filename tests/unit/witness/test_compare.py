@@ -16,7 +16,8 @@ import pytest
 from appliance.ledger import streams
 from appliance.ledger.streams import Fact, Stream
 from tests.conftest import ROOT
-from tests.helpers.simulation import Journal, Request, Sent, SimHub, SimNode
+from tests.helpers.simulation import Sent, SimHub, SimNode
+from tests.helpers.spools import Journal, Request
 from witness import compare
 from witness.compare import Verdict
 
