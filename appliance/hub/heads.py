@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from appliance.core import wire
@@ -50,12 +50,14 @@ def after(head: Head, record: dict[str, Any]) -> Head:
 
 
 def extend(
-    db: sqlite3.Connection, of: Ledger, first: int, records: Iterable[dict[str, Any]], at: str
+    db: sqlite3.Connection, of: Ledger, first: int, records: Sequence[dict[str, Any]], at: str
 ) -> None:
     """Link the audit records that were committed just now, and judge the heads that waited."""
     head = _at(db, of, first - 1)
-    if head is None:
-        return  # nobody knows how this log began, so it vouches for nothing
+    if head is None:  # nobody knows how this log began, so it vouches for nothing
+        last = first + len(records) - 1
+        db.execute("DELETE FROM witnesses WHERE node = ? AND epoch = ? AND seq <= ?", (*of, last))
+        return
     waiting = dict(
         db.execute("SELECT seq, hash FROM witnesses WHERE node = ? AND epoch = ?", of).fetchall()
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from appliance.core import wire
 from appliance.errors import EquivocationError, MalformedError
+from appliance.hub import resume
 from appliance.sync.batch import Batch
 
 Where = tuple[str, str, str]
@@ -117,7 +118,11 @@ def ingest_all(db: sqlite3.Connection, parcels: Sequence[Parcel], at: str) -> In
     known = _hashes(db, [parcels[place] for place in repeated])
     for place in repeated:
         each = parcels[place]
-        if known.get((*each.where, each.first)) != each.hash:
+        there = known.get((*each.where, each.first))
+        if not there and resume.fill(db, each.where, (each.first, each.upto), at):
+            _write(db, [each], {}, at)
+            found.new.append(place)
+        elif there != each.hash:
             found.refused[place] = _two_of_one(each)
     return found
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, MalformedError, RefusedError
-from appliance.hub import heads, receipts, store
+from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
+from appliance.hub import heads, receipts, store, words
 from appliance.hub.identity import HubIdentity
 from appliance.hub.intake import Arrived, Intake, Opened, Refused
 from appliance.hub.store import Ask, NodeRow
@@ -114,6 +114,37 @@ class HubService:
             "time": None if answer is None else wire.loads(answer, what="the signed time"),
         }
 
+    async def replay(self, row: NodeRow, messages: "Sequence[Message]") -> list[dict[str, Any]]:
+        """Take in what came by another road as if the broker had brought it; say what became of it.
+
+        Raises:
+            NoSpaceError, StateUnusableError: not all of it was taken in; hand it in again.
+        """
+        own = [m for m in messages if (u := parse_upward(m.topic)) and u.node == row.node]
+        arrived, others = _sorted(own)
+        strange = ScopeError(f"what the stick holds for {row.node} names another node")
+        refused: list[ApplianceError] = [strange] * (len(messages) - len(own))
+        refused += [each.error for each in (await self.intake.take(arrived)).refused]
+        for message in others:
+            upward = parse_upward(message.topic)
+            assert upward is not None
+            try:
+                await self._take(row, upward, message.payload)
+            except RefusedError as error:
+                await self._refuse(upward, message.topic, error)
+                refused.append(error)
+        taken = [{"result": "taken"}] * (len(messages) - len(refused))
+        return [*taken, *({"result": "refused", **error.to_wire()} for error in refused)]
+
+    async def answers(self, name: str) -> list[Message]:
+        """Return all that there is to say to a node now, for another road to carry."""
+        row = self._db.read(partial(store.node, name=name))
+        topics = NodeTopics(NodeId(row.node))
+        said = {topics.time: self._signed_time(row), topics.desired: await self._envelope(name)}
+        found = [Message(topic, data) for topic, data in said.items() if data is not None]
+        found += await self.intake.acknowledgements([name])
+        return [*found, *(m for desk in self._desks.values() for m in desk.messages(row))]
+
     async def _connected(self) -> None:
         session = Session(client_id=f"hub-{self._identity.org}", subscriptions=(EVERY_NODE,))
         async with mqtt.connect(self._broker, session) as connection:
@@ -203,20 +234,23 @@ class HubService:
             return
         try:
             row = self._db.read(lambda db: store.node(db, upward.node))
-            store.check_wanted(row.node, row.revoked_at)
-            if upward.kind == "state":
-                await self._link(row, message.payload)
-            elif upward.kind == "reported":
-                await self._reported(row, message.payload)
-            elif (desk := self._desks.get(upward.kind)) is not None:
-                await desk.take(row, upward.name, message.payload)
-                self.tell(row)
+            await self._take(row, upward, message.payload)
         except RefusedError as error:
             await self._refuse(upward, message.topic, error)
         except ApplianceError as error:
             log.warning("%s: %s", message.topic, error)
         except Exception:  # one node's message must not end the service of all the others
             log.exception("could not take in what came on %s", message.topic)
+
+    async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
+        store.check_wanted(row.node, row.revoked_at)
+        if upward.kind == "state":
+            await self._link(row, payload)
+        elif upward.kind == "reported":
+            await self._reported(row, payload)
+        elif (desk := self._desks.get(upward.kind)) is not None:
+            await desk.take(row, upward.name, payload)
+            self.tell(row)
 
     async def _link(self, row: NodeRow, payload: bytes) -> None:
         if len(payload) > _MOST_LINK_BYTES:
@@ -267,18 +301,20 @@ class HubService:
             return kept
         row = self._db.read(lambda db: store.node(db, name))
 
-        def sealed(ask: Ask) -> bytes:
-            body = {
+        def sealed(db: sqlite3.Connection, ask: Ask) -> bytes:
+            body: dict[str, Any] = {
                 "directorEpoch": self._identity.director_epoch,
                 "gen": ask.generation,
                 "documents": ask.documents,
             }
+            if back := words.sealing(db, row.node, ask.generation, ask.documents):
+                body["rollback"] = back
             to = Addressee(self._identity.org, row.node, row.key, ask.db_epoch)
             key, life = self._identity.director, _DESIRED_LIFETIME
             return seal(Slot.DESIRED, to, body, key, issued=now, lifetime=life)
 
         return await self._write(
-            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, sealed)
+            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, partial(sealed, db))
         )
 
     async def _refuse(self, upward: Upward, topic: str, error: RefusedError) -> None:

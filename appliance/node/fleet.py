@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from appliance.cache import catalog
-from appliance.core import reading
+from appliance.core import reading, rollback
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.model import REVOKED
@@ -91,11 +93,26 @@ class FleetInbox:
         if missing := self._missing(documents):
             self._hold(data, f"generation {generation} waits for a bundle with {missing}")
             return
+        digest = desired.digest_of(documents)
+        back = rollback.check(
+            accepted.payload, generation, digest, self._ledger.read(desired.heard)
+        )
         self._held, self.waits_for = None, ""
         new = FleetWord(director.epoch, generation, accepted.hash, documents)
-        body = {"generation": generation, "hash": accepted.hash, "documents": len(documents)}
+        body: dict[str, Any] = {
+            "generation": generation,
+            "hash": accepted.hash,
+            "documents": len(documents),
+        }
+        if back is not None:
+            body["rollback"] = back.to_wire()
         fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
-        await asyncio.wrap_future(self._ledger.record(lambda db: desired.set_fleet(db, new), fact))
+
+        def effect(db: sqlite3.Connection) -> None:
+            desired.set_fleet(db, new)
+            desired.hear(db, generation, digest)
+
+        await asyncio.wrap_future(self._ledger.record(effect, fact))
         self._changed()
 
     async def ack(self, data: bytes) -> None:
