@@ -58,8 +58,10 @@ chaos-demo: $(STAMP)
 # Records of nodes and hub, compared after faults: simulated ones first, then kill -9 and power cuts.
 chaos-sync: $(STAMP)
 	@scripts/system-packages mosquitto e2fsprogs util-linux
-	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_simulation --faults $(or $(FAULTS),10000)
-	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_real --kills $(or $(KILLS),300) --cuts $(or $(CUTS),30)
+	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_simulation --faults $(or $(FAULTS),10000) \
+		--keep build/chaos-sync
+	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_real --kills $(or $(KILLS),300) \
+		--cuts $(or $(CUTS),30) --keep build/chaos-sync
 
 $(STAMP): requirements/dev.lock pyproject.toml
 	@scripts/make-venv $(PYTHON) $(VENV)

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from typing import Any
 
 from appliance.core.ids import NodeId
 from appliance.demo.stack import Addresses
+from appliance.errors import ApplianceError
 from appliance.hub import identity as hub_identity
 from appliance.hub import store
 from appliance.hub.migrations import migrations
@@ -50,6 +52,9 @@ _NODE_DISK, _HUB_DISK = 420 << 20, 512 << 20
 _OF_NODE = "tests.chaos.sync_real.namespace"
 _FOR_A_TRANSACTION = 25
 _MOST_LOOKS = 2000
+_STRIKES_A_STICK = 20
+_OLD_STICKS = 3
+"""So many older sticks are taken in again after a newer one."""
 
 
 class World:
@@ -61,6 +66,8 @@ class World:
         self.busy: Counter[str] = Counter()
         self.transactions: Counter[str] = Counter()
         self.back_s: list[float] = []
+        self.sticks: list[Path] = []
+        self.carried = 0
         self.disks = {
             "node": Disk(scratch / "node.img", scratch / "node", _NODE_DISK),
             "hub": Disk(scratch / "hub.img", scratch / "hub", _HUB_DISK),
@@ -77,6 +84,7 @@ class World:
         self.feeder = Feeder(spool, NODE, trace, self.journal, per_sync=6)
         control = self.node_state / places.CONTROL_SOCKET
         client = HttpClient.over_unix(control, "the node", "see its log", 5)
+        self._status = partial(client.call, "GET", "/v1/status")
         create = partial(client.call, "POST", "/v1/gateway/keys")
         self.callers = Callers(create, NODE, self.journal)
         self._log = (scratch / "strikes.jsonl").open("w")
@@ -165,6 +173,43 @@ class World:
         self._log.write(json.dumps({"at": at, "strike": kind, "in_flight": flight}) + "\n")
         self._log.flush()
 
+    def carry(self) -> None:
+        """Take a stick to the hub and back while the broker stands still, then older ones again.
+
+        What it carried comes once more when the broker goes on: by both roads, and counts once.
+        """
+        until(self._node_answers, "the node's answer")
+        before = self.committed()
+        self.players["broker"].hold()
+        until(lambda: self.flight()["batches"] > 0, "something to carry")
+        stick = self.scratch / f"stick-{len(self.sticks)}"
+        stick.mkdir()
+        self._appliance("sync", "export", str(stick), state=self.node_state)
+        self._appliance("hub", "sync", "import", str(stick), state=self.hub_state)
+        self._appliance("hub", "sync", "export", str(stick), state=self.hub_state)
+        self._appliance("sync", "import", str(stick), state=self.node_state)
+        carried = self.committed() - before
+        query = "SELECT acked_upto FROM streams WHERE stream = 'usage'"
+        acked = number(self.databases["node"], query)
+        assert carried > 0, "the stick brought nothing to the hub"
+        assert acked > before, "the stick brought no acknowledgement home"
+        for older in [stick, *self.sticks[: -_OLD_STICKS - 1 : -1]]:
+            self._appliance("hub", "sync", "import", str(older), state=self.hub_state)
+        self.players["broker"].go_on()
+        self.sticks.append(stick)
+        self.carried += carried
+        self.progress(before + carried, "a stick")
+
+    def _node_answers(self) -> bool:
+        with contextlib.suppress(ApplianceError):
+            return bool(self._status())
+        return False
+
+    def _appliance(self, *words: str, state: Path) -> None:
+        command = [sys.executable, "-m", "appliance", *words, "--state-dir", str(state)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+
     def settle(self) -> None:
         """Wait until the hub has all that must arrive, then end everybody."""
         self.feeder.finish()
@@ -248,8 +293,10 @@ def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dic
         world = World(scratch, trace, rng)
         stack.callback(world.close)
         world.start()
-        for victim, cut in _strikes(options, rng):
+        for count, (victim, cut) in enumerate(_strikes(options, rng), start=1):
             world.strike(victim, cut=cut)
+            if count % _STRIKES_A_STICK == 0:
+                world.carry()
         world.settle()
         journal = [scratch / "journal.jsonl"]
         nodes = {NODE: world.databases["node"]}
@@ -264,6 +311,8 @@ def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dic
         "with a transaction open": dict(world.transactions),
         "requests made": world.feeder.made,
         "API keys made": world.callers.made,
+        "sticks carried": len(world.sticks),
+        "usage records that came by stick first": world.carried,
         "committed again after (median, worst)": f"{back[len(back) // 2]:.1f} s, {back[-1]:.1f} s",
         "wall_s": round(time.monotonic() - began, 1),
         "verdict": verdict.to_json(),

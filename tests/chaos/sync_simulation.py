@@ -8,6 +8,7 @@ import asyncio
 import datetime
 import json
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -302,6 +303,9 @@ def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dic
         for node in fleet.nodes:
             node.spool.close()
         rounds = _converge(fleet, ticks)
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scratch / "faults.jsonl", options.keep)
     nodes = {node.name: node.database for node in fleet.nodes}
     verdict = compare(fleet.hub.database, nodes, [scratch / "journal.jsonl"])
     tally = fleet.tally
@@ -348,6 +352,7 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scratch", type=Path, help="where it works; default: in memory")
+    parser.add_argument("--keep", type=Path, help="copy the log of all faults to here")
     return parser.parse_args(arguments)
 
 
