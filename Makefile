@@ -57,7 +57,7 @@ chaos-demo: $(STAMP)
 
 # Records of nodes and hub, compared after faults: simulated ones first, then kill -9 and power cuts.
 chaos-sync: $(STAMP)
-	@scripts/system-packages mosquitto e2fsprogs util-linux
+	@scripts/system-packages mosquitto e2fsprogs util-linux iproute2
 	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_simulation --faults $(or $(FAULTS),10000) \
 		--keep build/chaos-sync
 	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_real --kills $(or $(KILLS),300) \

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from appliance.core.ids import NodeId
-from appliance.demo.stack import Addresses
 from appliance.errors import ApplianceError
 from appliance.hub import identity as hub_identity
 from appliance.hub import store
@@ -35,6 +34,7 @@ from appliance.node import identity as node_identity
 from appliance.trust.repository import Repository
 from appliance.wiring import places
 from appliance.wiring.node import open_node
+from tests.chaos.planted import planted
 from tests.chaos.told import told
 from tests.helpers.disks import Disk
 from tests.helpers.feeder import Callers, Feeder
@@ -49,7 +49,9 @@ _MAY_WAIT = ("events", "metrics", "reported")
 """Streams that a node writes to as long as it runs: their newest may be left in its ledger."""
 
 _NODE_DISK, _HUB_DISK = 420 << 20, 512 << 20
-_OF_NODE = "tests.chaos.sync_real.namespace"
+_BROKER_PORT, _HUB_PORT = 1883, 8443
+_MARK = "SYNC_CHAOS_NAMESPACE"
+_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 _FOR_A_TRANSACTION = 25
 _MOST_LOOKS = 2000
 _STRIKES_A_STICK = 20
@@ -74,9 +76,8 @@ class World:
         }
         self.node_state, self.hub_state = scratch / "node" / "state", scratch / "hub" / "state"
         self.databases = {"node": self.node_state / "node.db", "hub": self.hub_state / "hub.db"}
-        at = Addresses.free("127.0.0.1")
         _make(scratch, self.node_state, self.hub_state)
-        _settings(scratch, self.node_state, self.hub_state, at)
+        _settings(scratch, self.node_state, self.hub_state)
         self.players = _players(scratch, self.node_state, self.hub_state)
         self.journal = Journal(scratch / "journal.jsonl")
         spool = self.node_state / places.SPOOL
@@ -250,26 +251,25 @@ def _make(scratch: Path, node_state: Path, hub_state: Path) -> None:
     database.close()
 
 
-def _settings(scratch: Path, node_state: Path, hub_state: Path, at: Addresses) -> None:
-    broker = at.url(at.broker, "mqtt")
+def _settings(scratch: Path, node_state: Path, hub_state: Path) -> None:
+    broker = f"mqtt://127.0.0.1:{_BROKER_PORT}"
     (node_state / places.SETTINGS).write_text(
         "[node]\nheartbeat_s = 1.0\n"
         f'[sync]\nbroker = "{broker}"\nfirst_retry_s = 0.1\nmost_retry_s = 0.5\nresend_s = 0.5\n'
         "sample_s = 0.2\nmetrics_s = 0.5\n"
     )
     (hub_state / places.SETTINGS).write_text(
-        f'[hub]\nhost = "{at.host}"\nport = {at.hub}\nbroker = "{broker}"\nheartbeat_s = 1.0\n'
+        f'[hub]\nhost = "127.0.0.1"\nport = {_HUB_PORT}\nbroker = "{broker}"\nheartbeat_s = 1.0\n'
     )
     path = scratch / "mosquitto.conf"
-    path.write_text(f"listener {at.broker} {at.host}\nallow_anonymous true\n")
+    path.write_text(f"listener {_BROKER_PORT} 127.0.0.1\nallow_anonymous true\n")
     path.chmod(0o644)
 
 
 def _players(scratch: Path, node_state: Path, hub_state: Path) -> dict[str, Player]:
-    mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
     program = [sys.executable, "-m", "appliance"]
     commands = {
-        "broker": [str(mosquitto), "-c", str(scratch / "mosquitto.conf")],
+        "broker": ["mosquitto", "-c", str(scratch / "mosquitto.conf")],
         "hub": [*program, "hub", "run", "--state-dir", str(hub_state)],
         "node": [*program, "node", "run", "--state-dir", str(node_state)],
     }
@@ -298,14 +298,17 @@ def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dic
             if count % _STRIKES_A_STICK == 0:
                 world.carry()
         world.settle()
-        journal = [scratch / "journal.jsonl"]
+        hub, journal = world.databases["hub"], scratch / "journal.jsonl"
         nodes = {NODE: world.databases["node"]}
-        verdict = compare(world.databases["hub"], nodes, journal, _MAY_WAIT)
+        verdict = compare(hub, nodes, [journal], _MAY_WAIT)
+        shown = planted(hub, nodes, journal, _MAY_WAIT, rng)
         if options.keep is not None:
             _keep(scratch, world, options.keep)
     back = sorted(world.back_s)
     return {
-        "ok": not verdict.counts and world.struck == world.busy,
+        "ok": not verdict.counts
+        and world.struck == world.busy
+        and set(shown.values()) == {"found"},
         "struck": dict(world.struck),
         "busy": dict(world.busy),
         "with a transaction open": dict(world.transactions),
@@ -314,6 +317,7 @@ def run(scratch: Path, trace: list[Request], options: argparse.Namespace) -> dic
         "sticks carried": len(world.sticks),
         "usage records that came by stick first": world.carried,
         "committed again after (median, worst)": f"{back[len(back) // 2]:.1f} s, {back[-1]:.1f} s",
+        "planted in copies": shown,
         "wall_s": round(time.monotonic() - began, 1),
         "verdict": verdict.to_json(),
     }
@@ -328,20 +332,23 @@ def _keep(scratch: Path, world: World, folder: Path) -> None:
 
 
 def _in_own_namespace(arguments: list[str]) -> None:
-    """Go on in a mount namespace of our own, so that every mount goes with us."""
-    if os.environ.get(_OF_NODE) is None:
-        os.environ[_OF_NODE] = "yes"
+    """Go on where mounts go with us, and where nobody else can take a port while its owner is away.
+
+    The ports lie below those that the system hands out to clients.
+    """
+    if os.environ.get(_MARK) is None:
+        os.environ.update({_MARK: "yes", "PATH": _PATH})
         program = [sys.executable, "-m", "tests.chaos.sync_real", *arguments]
-        os.execvp("unshare", ["unshare", "-m", *program])  # noqa: S606
+        os.execvp("unshare", ["unshare", "-m", "-n", *program])  # noqa: S606
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 def missing() -> str:
     """Return what keeps this from running here; empty: nothing."""
     if os.geteuid() != 0:
         return "it needs root, for disks of its own"
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    for program in ("mosquitto", "mkfs.ext4", "unshare"):
-        if shutil.which(program, path=path) is None:
+    for program in ("mosquitto", "mkfs.ext4", "unshare", "ip"):
+        if shutil.which(program, path=_PATH) is None:
             return f"{program} is not installed (scripts/system-packages would)"
     if traces_folder() is None:
         return "there are no traces; say TRACES=FOLDER"

@@ -41,8 +41,11 @@ class Player:
 
     def hold(self) -> bool:
         """Have it stand still; return False when it has ended."""
+        assert self._process is not None
         os.kill(self.pid, signal.SIGSTOP)
         _, status = os.waitpid(self.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            self._process.returncode = os.waitstatus_to_exitcode(status)
         return os.WIFSTOPPED(status)
 
     def go_on(self) -> None:
