@@ -25,7 +25,7 @@ from tests.helpers.simulation import Sent, SimHub, SimNode, facts_of
 from tests.helpers.spools import Journal, Request, read_traces, traces_folder
 from witness.compare import compare
 
-TICK_S = 30
+TICK_S = 45
 _RESEND = 2
 _ROTATE = 2
 _MOST_ROUNDS = 2000
