@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 ORG = "acme"
 WINDOW = 8
-LIMITS = {Stream.REPORTED: 16 << 10, Stream.EVENTS: 16 << 10, Stream.METRICS: 64 << 10}
+LIMITS = {Stream.REPORTED: 4 << 10, Stream.EVENTS: 8 << 10, Stream.METRICS: 16 << 10}
 """Budgets in bytes that some hours without a link use up."""
 
 _DAY = datetime.timedelta(days=1)
