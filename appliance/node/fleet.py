@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from functools import partial
 
@@ -84,8 +85,7 @@ class FleetInbox:
             return
         envelope.check_expiry(accepted, self._now())
         generation = envelope.whole(accepted.payload, "gen")
-        word = self._ledger.read(desired.fleet)
-        if not envelope.check_order(generation, accepted, word.generation, word.hash):
+        if not self._ledger.read(partial(_is_news, epoch=director.epoch, accepted=accepted)):
             return
         documents = _documents(accepted)
         if missing := self._missing(documents):
@@ -95,8 +95,9 @@ class FleetInbox:
         new = FleetWord(director.epoch, generation, accepted.hash, documents)
         body = {"generation": generation, "hash": accepted.hash, "documents": len(documents)}
         fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
-        await asyncio.wrap_future(self._ledger.record(lambda db: desired.set_fleet(db, new), fact))
-        self._changed()
+        follow = partial(_follow, word=new, accepted=accepted, fact=fact)
+        if await asyncio.wrap_future(self._ledger.record(follow)):
+            self._changed()
 
     async def ack(self, data: bytes) -> None:
         """Free what the hub says it has committed.
@@ -170,6 +171,27 @@ class FleetInbox:
         body = {"code": error.code, "why": why}
         at = rfc3339(self._clock.utc())
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, kind, at, body)))
+
+
+def _is_news(db: sqlite3.Connection, epoch: int, accepted: Accepted) -> bool:
+    """Step 8. A director that offline keys named anew counts from the start.
+
+    A thief of the key before may have used up every number there is; and nothing of an earlier
+    epoch comes back, for step 6 refuses it.
+    """
+    word, number = desired.fleet(db), envelope.whole(accepted.payload, "gen")
+    if 0 < word.director_epoch < epoch:
+        return True
+    return envelope.check_order(number, accepted, word.generation, word.hash)
+
+
+def _follow(db: sqlite3.Connection, word: FleetWord, accepted: Accepted, fact: Fact) -> bool:
+    """Step 10, and step 8 once more: the other road may have brought a newer word meanwhile."""
+    if not _is_news(db, word.director_epoch, accepted):
+        return False
+    desired.set_fleet(db, word)
+    streams.append(db, fact)
+    return True
 
 
 def _documents(accepted: Accepted) -> tuple[Document, ...]:

@@ -31,6 +31,7 @@ from appliance.node import identity as node_identity
 from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.asking import TimeAsker
 from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller, Surroundings
@@ -320,6 +321,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     demand = DemandLoop(marks, wake.set)
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
+    asker, by_link = TimeAsker(core.ledger, clock, core.receipts.ask), bool(settings.sync.broker)
 
     async def changed() -> None:
         await uplink.catalogue_changed()
@@ -352,6 +354,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
+            *([drive(asker.look, Wake(), clock, name="time", resync_s=600)] if by_link else ()),
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)

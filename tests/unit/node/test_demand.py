@@ -111,6 +111,40 @@ def test_a_mark_from_the_future_is_one_from_now(site: Site) -> None:
     assert site.activity.last_demand() == {"notes": site.at(0)}, "the clock was set back"
 
 
+class SetClock(StillClock):
+    """A clock that can be set, while the time that passes is another matter."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def go(self, seconds: float) -> None:
+        self.passed += seconds
+        self.move(seconds)
+
+
+@pytest.mark.parametrize("year", [1970, 2038])
+def test_a_clock_that_is_set_and_put_right_puts_nothing_to_sleep_and_keeps_nothing_awake(
+    tmp_path: Path, year: int
+) -> None:
+    site = Site(tmp_path)
+    site.clock = clock = SetClock()
+    site.activity = Activity(clock)
+    mark = Mark("notes", rfc3339(clock.time), waiting=True)
+    assert site.activity.marked(mark)
+    clock.go(60)
+    right = clock.time
+    clock.time = right.replace(year=year)
+    assert site.activity.last_demand() == {"notes": site.at(-60)}
+    clock.go(60)
+    site.activity.marked(replace(mark, at=rfc3339(clock.time), waiting=False))
+    clock.time = right + datetime.timedelta(seconds=60)
+    clock.go(600)
+    assert site.activity.last_demand() == {"notes": site.at(-600)}
+    assert site.activity.marked(replace(mark, at=rfc3339(clock.time))), "somebody waits anew"
+
+
 def test_old_marks_are_removed(site: Site) -> None:
     site.gateway().mark("notes", waiting=True)
     site.clock.move(86_401)

@@ -429,3 +429,25 @@ def test_acknowledgements_that_are_refused_are_audited_sparingly(box: Box) -> No
     found = box.ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 99)))
     assert [r.record["kind"] for r in found] == ["ack-refused"]
     assert box.inbox.refused == "", "it says nothing of the hub's word"
+
+
+def test_a_director_named_anew_counts_from_the_start_whatever_a_thief_used_up(box: Box) -> None:
+    box.say(box.word(2**53 - 1))
+    box.name_director(epoch=3)
+    box.refused(box.word(2**53 - 1, documents=[]), 29)
+    box.say(box.word(6, directorEpoch=3, documents=[wire_deployment("healed")]))
+    assert (box.generation(), box.in_force()) == (6, ["healed"])
+    box.refused(box.word(5, directorEpoch=3), 30)
+
+
+def test_an_older_word_that_was_checked_before_a_newer_one_was_committed_changes_nothing(
+    box: Box,
+) -> None:
+    async def both() -> None:
+        # The stick's word is looked at while the link's is on its way to the disk.
+        await asyncio.gather(box.inbox.desired(box.word(8)), box.inbox.desired(box.word(7)))
+
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(both())
+    assert caught.value.code == "replay"
+    assert box.generation() == 8
