@@ -21,7 +21,8 @@ from appliance.core import signedtime, wire
 from appliance.core.ids import digest
 from appliance.errors import ApplianceError, CorruptError, SignatureError
 from appliance.ledger import meta, receipts, streams
-from appliance.node import fleet
+from appliance.node import desired, fleet
+from appliance.sync import batch
 from appliance.trust import (
     documents,
     dsse,
@@ -465,6 +466,13 @@ def _of_any_batch(original: Any) -> Any:
     return acknowledge
 
 
+def _counting_on(original: Any) -> Any:
+    def is_news(db: Any, epoch: int, accepted: Any) -> Any:
+        return original(db, min(epoch, desired.fleet(db).director_epoch), accepted)
+
+    return is_news
+
+
 ENVELOPE_SIGNED = Defence(
     "an envelope is signed by a key that may sign it", dsse, "verifies", passing(answer=True)
 )
@@ -490,6 +498,9 @@ ORDER = Defence(
     "generations go up, and one number means one content", envelope, "check_order",
     passing(answer=True),
 )  # fmt: skip
+NEW_DIRECTOR = Defence(
+    "a director named anew counts from the start", fleet, "_is_news", _counting_on
+)
 BROUGHT = Defence(
     "a word that names what is not listed waits", fleet.FleetInbox, "_missing", passing("")
 )
@@ -501,6 +512,13 @@ NONCE = Defence(
 )
 ACKNOWLEDGED = Defence(
     "an acknowledgement names the batch's hash", streams, "acknowledge", _of_any_batch
+)
+BATCH_SENDER = Defence(
+    "a batch is of the stream whose topic it came on", batch, "open_batch",
+    forgiving("says stream"),
+)  # fmt: skip
+UNPACKED_CAP = Defence(
+    "a batch unpacks to at most 8 MiB", batch, "_MOST_UNPACKED", being(MUCH), ((batch, "_unpack"),)
 )
 PASSED_SCOPE = Defence(
     "a list that is passed on lists its publisher's own models", publishers, "_check_scope",
