@@ -16,9 +16,7 @@ def test_a_reason_is_cut() -> None:
 
 def test_whoever_invents_reasons_gets_twenty_an_hour_and_sixty_a_day() -> None:
     sparing = Sparing()
-    noted = [
-        at for at in range(0, int(2 * DAY), 10) if sparing.why(f"reason {at}", at) is not None
-    ]
+    noted = [at for at in range(0, int(2 * DAY), 10) if sparing.why(f"reason {at}", at) is not None]
     assert len([at for at in noted if at < HOUR]) == 20
     assert len([at for at in noted if at < DAY]) == 60
     assert len(noted) == 120
