@@ -66,6 +66,28 @@ class SyncSettings:
     """A broken link is tried again after a random time up to this, growing from the first."""
     resend_s: float = 5.0
     """A batch that the hub has not acknowledged is sent again after this, then ever more rarely."""
+    sample_s: float = 1.0
+    """How often the machine is measured, for the stream of metrics."""
+    metrics_s: float = 15.0
+    """How long measurements gather before they are written and sent together.
+
+    A crash loses no more of them than this; they cost one durable write each time.
+    """
+    audit_bytes: int = 64 << 20
+    """What the hub has not acknowledged of the audit log may take so much of the disk.
+
+    When it does, imports and commands are refused until the hub has heard of some; serving goes on.
+    """
+    receipts_bytes: int = 64 << 20
+    """From this on the status warns that too many receipts wait; none is ever dropped."""
+    usage_bytes: int = 256 << 20
+    """From this on the status warns that too many usage records wait; none is ever dropped."""
+    reported_bytes: int = 16 << 20
+    """States of this node; beyond it the oldest are dropped."""
+    events_bytes: int = 32 << 20
+    """Beyond it the oldest events are dropped."""
+    metrics_bytes: int = 192 << 20
+    """Beyond it metrics lose detail: one record a minute, then one a quarter of an hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,3 +242,20 @@ def m010_gpus(db: Database) -> None:
         not_null={"seen_at"},
         strict=True,
     )
+
+
+@migrations()
+def m011_budgets(db: Database) -> None:
+    """How many bytes each stream may take, and how many it takes: see ``ledger/sizes.py``."""
+    db.table("budgets").create(
+        {"stream": str, "most": int}, pk="stream", not_null={"most"}, strict=True
+    )
+    db.table("counted").create(
+        {"stream": str, "upto": int}, pk="stream", not_null={"upto"}, strict=True
+    )
+    db.table("levels").create(
+        {"stream": str, "every_s": int, "first": int, "bytes": int},
+        pk=("stream", "every_s"),
+        not_null={"first", "bytes"},
+        strict=True,
+    )

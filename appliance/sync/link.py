@@ -1,13 +1,18 @@
 """The node's end of the log: drain the outbox, receive, survive reconnects.
 
 A batch is sealed once, durably, and sent as the same bytes until the hub's own acknowledgement
-frees it. What comes down is handed to whoever owns it; a retained message is only a hint.
+frees it. No more is sealed than may be on its way: what waits behind that can still lose detail.
+Streams take turns, so that what happens now does not wait for a year of metrics. What comes down is
+handed to whoever owns it; a retained message is only a hint.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import math
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
@@ -17,7 +22,7 @@ from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.loop import Wake
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
-from appliance.ledger.streams import SealedBatch, Stream
+from appliance.ledger.streams import Stream
 from appliance.settings import SyncSettings
 from appliance.sync import batch, mqtt
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
@@ -26,8 +31,11 @@ from appliance.trust.envelope import Addressee
 from appliance.trust.keys import SigningKey
 
 log = logging.getLogger(__name__)
-_WINDOW = 8
-"""Batches of one stream that are on their way at the same time."""
+_WINDOW = 32
+"""Batches of one stream that are on their way at the same time: 2 MiB at most."""
+
+_TURN = 4
+"""Batches that a stream may seal before it is the next one's turn; they share a transaction."""
 
 _GATHER_S = 0.05
 """How long news may wait for more of it, so that a busy moment makes few batches."""
@@ -69,9 +77,22 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Window:
-    """When each batch was last handed to this connection."""
+    """When each batch was last handed to this connection, and which was sent again to ask.
+
+    Of those that nobody acknowledges only the oldest is sent again and again: the others would not
+    be taken in before it. Once it is answered, what was sent before it was sent last may be lost.
+    """
 
     sent: dict[tuple[Stream, int], _Sent] = field(default_factory=dict)
+    probes: dict[Stream, tuple[int, float]] = field(default_factory=dict)
+
+    def answered(self, stream: Stream, alive: Collection[int]) -> float:
+        """Return before when what was sent is to be sent anew: when the newest probe was sent."""
+        first, at = self.probes.get(stream, (0, -math.inf))
+        if first in alive:
+            return -math.inf
+        self.probes.pop(stream, None)
+        return at
 
 
 class Link:
@@ -173,43 +194,61 @@ class Link:
         window = _Window()
         told: tuple[int, float] | None = None
         while True:
+            backlog = False
             for stream in Stream:
-                await self._seal(stream, me, key)
-                for due in self._due(stream, window):
-                    connection.publish(topics.stream(stream), due.envelope)
+                backlog |= await self._seal(stream, me, key)
+                for envelope in self._due(stream, window):
+                    connection.publish(topics.stream(stream), envelope)
             version, now = self._endpoints.report_version(), self._clock.monotonic()
             if told is None or told[0] != version or now - told[1] >= self._heartbeat_s:
                 connection.publish(topics.reported, await self._endpoints.report(), retain=True)
                 told = (version, now)
-            await self.wake.wait(self._clock, self._look_every_s)
-            await self._clock.sleep(_GATHER_S)
+            if not backlog:
+                await self.wake.wait(self._clock, self._look_every_s)
+                await self._clock.sleep(_GATHER_S)
 
-    async def _seal(self, stream: Stream, me: Addressee, key: SigningKey) -> None:
-        make = batch.maker(stream, me, key, rfc3339(self._clock.utc()))
-        while any(self._ledger.read(lambda db: list(streams.waiting(db, stream, 1)))):
-            done = self._ledger.record(
-                lambda db: streams.seal(db, stream, make, most=batch.MOST_RECORDS)
+    async def _seal(self, stream: Stream, me: Addressee, key: SigningKey) -> bool:
+        """Seal what waits, one turn's worth; return whether more could be sealed at once."""
+        waits, room = self._ledger.read(
+            lambda db: (
+                streams.is_waiting(db, stream),
+                _WINDOW - len(streams.unacknowledged_firsts(db, stream, _WINDOW)),
             )
-            await asyncio.wrap_future(done)
+        )
+        if not waits or room <= 0:
+            return False
+        make = batch.maker(stream, me, key, rfc3339(self._clock.utc()))
+        turn = min(room, _TURN)
 
-    def _due(self, stream: Stream, window: _Window) -> list[SealedBatch]:
-        """Return the batches to send now: new ones, and those nobody acknowledged for a while."""
+        def seal(db: sqlite3.Connection) -> bool:
+            for _ in range(turn):
+                if streams.seal(db, stream, make, most=batch.MOST_RECORDS) is None:
+                    return False
+            return streams.is_waiting(db, stream)
+
+        left = await asyncio.wrap_future(self._ledger.record(seal))
+        return left and room > turn
+
+    def _due(self, stream: Stream, window: _Window) -> Iterator[bytes]:
+        """Yield the batches to send now: new ones, and those nobody acknowledged for a while."""
         now = self._clock.monotonic()
-        oldest = self._ledger.read(lambda db: streams.unacknowledged(db, stream, _WINDOW))
-        alive = {(stream, found.first) for found in oldest}
-        for gone in [k for k in window.sent if k[0] is stream and k not in alive]:
+        oldest = self._ledger.read(lambda db: streams.unacknowledged_firsts(db, stream, _WINDOW))
+        for gone in [k for k in window.sent if k[0] is stream and k[1] not in oldest]:
             del window.sent[gone]
-        due = []
-        for found in oldest:
-            known = window.sent.get((stream, found.first))
-            if known is None:
-                window.sent[stream, found.first] = _Sent(now, self._settings.resend_s)
-                due.append(found)
-            elif now - known.at >= known.again_after:
+        lost_before = window.answered(stream, oldest)
+        for first in oldest:
+            known = window.sent.get((stream, first))
+            if known is None or known.at < lost_before:
+                window.sent[stream, first] = _Sent(now, self._settings.resend_s)
+            elif first == oldest[0] and now - known.at >= known.again_after:
                 known.at = now
                 known.again_after = min(known.again_after * 2, _MOST_RESEND_S)
-                due.append(found)
-        return due
+                window.probes[stream] = (first, now)
+            else:
+                continue
+            envelope = self._ledger.read(partial(streams.envelope, stream=stream, first=first))
+            if envelope is not None:
+                yield envelope
 
     def _presence(self, *, online: bool) -> bytes:
         at = rfc3339(self._clock.utc())

@@ -71,6 +71,10 @@ class Node:
     def unacknowledged(self) -> list[SealedBatch]:
         return self.ledger.read(lambda db: streams.unacknowledged(db, Stream.USAGE, 99))
 
+    def waiting(self) -> list[int]:
+        found = self.ledger.read(lambda db: list(streams.waiting(db, Stream.USAGE, 99)))
+        return [r.record["body"]["number"] for r in found]
+
     def acknowledge(self, batch: SealedBatch) -> None:
         self.broker.publish("ea1/box-1/dn/ack", f"{batch.upto} {batch.hash}".encode())
 
@@ -192,22 +196,65 @@ def test_an_acknowledgement_of_another_hash_changes_nothing(node: Node) -> None:
     asyncio.run(story())
 
 
-def test_no_more_than_eight_batches_are_on_their_way(node: Node) -> None:
+def test_no_more_is_sealed_than_may_be_on_its_way(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.sync.link._WINDOW", 8)
+
     async def story() -> None:
         async with node.linked():
             for number in range(20):
                 node.note(number)
                 await node.clock.advance(0.1)
             assert node.numbers() == [[n] for n in range(8)]
+            assert node.waiting() == list(range(8, 20)), "what waits can still be coarsened"
             node.acknowledge(node.unacknowledged()[2])
-            await node.freed(17)
+            await node.freed(5)
             await node.clock.advance(0.1)
-            assert node.numbers() == [[n] for n in range(11)]
-            for left in (9, 1, 0):
-                node.acknowledge(node.unacknowledged()[:8][-1])
-                await node.freed(left)
+            assert node.numbers() == [*([n] for n in range(8)), list(range(8, 20))]
+
+    asyncio.run(story())
+
+
+def test_of_those_that_nobody_acknowledges_only_the_oldest_asks_again(node: Node) -> None:
+    async def story() -> None:
+        async with node.linked():
+            for number in range(3):
+                node.note(number)
                 await node.clock.advance(0.1)
-            assert node.numbers() == [[n] for n in range(20)]
+            await node.clock.advance(60)
+            probes = len(node.numbers()) - 3
+            assert probes > 1
+            assert node.numbers()[3:] == [[0]] * probes
+            node.acknowledge(node.unacknowledged()[0])
+            await node.freed(2)
+            await node.clock.advance(0.1)
+            assert node.numbers()[3 + probes :] == [[1], [2]], "they may have been lost as well"
+
+    asyncio.run(story())
+
+
+def test_what_happens_now_does_not_wait_for_a_backlog_of_metrics(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics, publish = "ea1/box-1/up/s/metrics", node.broker.publish
+
+    def noting(topic: str, payload: bytes, *, retain: bool = False) -> None:
+        publish(topic, payload, retain=retain)
+        if len(node.broker.on(metrics)) == 1:
+            node.note(1, stream=Stream.AUDIT)
+            monkeypatch.setattr(node.broker, "publish", publish)
+
+    monkeypatch.setattr(node.broker, "publish", noting)
+
+    async def story() -> None:
+        facts = [Fact(Stream.METRICS, "test", "", {"number": n}) for n in range(6000)]
+        node.ledger.note(*facts).result()
+        async with node.linked():
+            await node.clock.advance(0.1)
+            topics = [m.topic for m in node.broker.published if "/up/s/" in m.topic]
+            assert sorted(topics) == [AUDIT, *[metrics] * 12]
+            assert topics.index(AUDIT) <= 4, "it came after the turn that was under way"
 
     asyncio.run(story())
 
