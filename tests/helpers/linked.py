@@ -25,25 +25,32 @@ from appliance.settings import SyncSettings
 from appliance.sync.batch import open_batch
 from appliance.sync.mqtt import BrokerAddress
 from appliance.trust.documents import DIRECTOR_PATH
+from appliance.trust.remembered import rederive
 from tests.helpers.hubs import Hub, TalkingNode
 from tests.helpers.models import machine, variant
 from tests.helpers.nodes import ControlledNode
 from tests.helpers.signing import InForce
-from tests.helpers.waiting import until
+from tests.helpers.waiting import StillClock, until
 
 
 class LinkedNode:
     """One node: ledger, controller over a fake driver, trust, and its end of the link."""
 
-    def __init__(self, folder: Path, hub: Hub, name: str = "box-1") -> None:
+    def __init__(
+        self, folder: Path, hub: Hub, name: str = "box-1", clock: StillClock | None = None
+    ) -> None:
         for part in ("node", "tuf"):
             (folder / part).mkdir(parents=True)
         self.name = name
         self.signs = TalkingNode(name)
         self.topics = self.signs.topics
         self.node = ControlledNode(folder / "node")
+        if clock is not None:
+            self.node.clock = clock
+            self.node.restart()
         self.ledger, self.clock = self.node.ledger, self.node.clock
         self.in_tuf = InForce(folder / "tuf")
+        self.in_tuf.trust.init(self.in_tuf._signer.root_file())
         trust, key, node = self.in_tuf.trust, self.signs.key, NodeId(name)
         hub.admit(self.signs)
         self.name_director(hub)
@@ -65,6 +72,7 @@ class LinkedNode:
         document = {"org": "acme", "epoch": epoch, **keys, "sites": ["*"], "verbs": []}
         self.in_tuf.documents[DIRECTOR_PATH] = wire.dumps(document)
         self.in_tuf.put()
+        rederive(self.in_tuf.trust, self.ledger)
 
     def bring(self, model: str) -> None:
         """Have a model in the catalogue, and on the signed list."""
@@ -127,8 +135,8 @@ class Fleet:
         (self.folder / "hub").mkdir()
         self.hub = Hub(self.folder / "hub")
 
-    def add(self, name: str) -> LinkedNode:
-        made = LinkedNode(self.folder / name, self.hub, name)
+    def add(self, name: str, clock: StillClock | None = None) -> LinkedNode:
+        made = LinkedNode(self.folder / name, self.hub, name, clock)
         self.nodes.append(made)
         return made
 
@@ -164,7 +172,9 @@ class Fleet:
 
     def records(self, node: LinkedNode, stream: str = "usage") -> list[Any]:
         """Return what the hub has of a node, in its order."""
-        return [r["n"] for r in self.hub.records(node.name, stream)]
+        where = (node.ledger.epoch, stream)
+        found = self.hub.db.read(lambda db: store.records(db, node.name, where, 0, 1 << 20))
+        return [r["body"]["n"] for r in found]
 
     def refused(self, node: LinkedNode) -> list[tuple[str, str]]:
         """Return kind and code of every refusal that a node has audited, wherever it is by now."""

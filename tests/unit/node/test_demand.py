@@ -15,7 +15,7 @@ from appliance.gateway.demand import DemandMarks
 from appliance.kit.clock import SystemClock, rfc3339
 from appliance.kit.loop import Again, Wake, drive
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
-from tests.helpers.waiting import StillClock
+from tests.helpers.waiting import SetClock, StillClock
 
 
 class Site:
@@ -109,19 +109,6 @@ def test_a_mark_from_the_future_is_one_from_now(site: Site) -> None:
     assert site.activity.last_demand() == {"notes": site.at(0)}
     site.clock.move(-86_400)
     assert site.activity.last_demand() == {"notes": site.at(0)}, "the clock was set back"
-
-
-class SetClock(StillClock):
-    """A clock that can be set, while the time that passes is another matter."""
-
-    passed = 0.0
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    def go(self, seconds: float) -> None:
-        self.passed += seconds
-        self.move(seconds)
 
 
 @pytest.mark.parametrize("year", [1970, 2038])
