@@ -67,7 +67,7 @@ class SyncSettings:
     resend_s: float = 5.0
     """A batch that the hub has not acknowledged is sent again after this, then ever more rarely."""
     sample_s: float = 1.0
-    """How often the machine is measured, for the stream of metrics."""
+    """How often the machine is measured, for the stream of metrics; 0: never."""
     metrics_s: float = 15.0
     """How long measurements gather before they are written and sent together.
 
@@ -88,6 +88,8 @@ class SyncSettings:
     """Beyond it the oldest events are dropped."""
     metrics_bytes: int = 192 << 20
     """Beyond it metrics lose detail: one record a minute, then one a quarter of an hour."""
+    commands: str = "collect-diagnostics, restart-engine, run-golden-prompts, hold"
+    """What the hub may command here, with commas between; a verb that is not named is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,5 +258,6 @@ _MAY_BE_ZERO = {
     "hub.port",
     "engine.drain_s",
     "upgrade.hold_s",
+    "sync.sample_s",
 }
 _WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}

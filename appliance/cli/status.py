@@ -61,6 +61,9 @@ def _status(found: dict[str, Any]) -> str:
     if not found["reserve"]:
         lines.append("disk: FULL, the reserve is in use; nothing new is begun, serving goes on")
     lines += [wanted_line(w) for w in found.get("wanted", [])]
+    if full := found.get("full_streams"):
+        more = "; no import and no command may start" if "audit" in full else ""
+        lines.append(f"log: FULL, the hub has not acknowledged enough of {', '.join(full)}{more}")
     if (pressure := found.get("disk_pressure")) and pressure["likely"]:
         lines.append(f"disk: {pressure['message']}")
     fenced = found.get("fenced_gpus", {})

@@ -35,6 +35,17 @@ class GpuSurvey:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuLoad:
+    """What one GPU does at this moment."""
+
+    uuid: str
+    memory_used_bytes: int | None = None
+    busy_percent: int | None = None
+    celsius: int | None = None
+    watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSeen:
     """One GPU at one look at its health.
 

@@ -11,13 +11,14 @@ from typing import Any
 from appliance.errors import MalformedError
 
 MAX_INTEGER = 2**53
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def dumps(value: object) -> bytes:
     """Return ``value`` as canonical JSON: sorted keys, no spaces, UTF-8."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def loads(data: bytes, *, what: str) -> dict[str, Any]:

@@ -36,6 +36,25 @@ def read_host(root: Path = Path("/")) -> Host:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class HostLoad:
+    """What the host does at this moment; ``load`` is the kernel's mean over a minute."""
+
+    memory_available_bytes: int | None
+    load: float | None
+
+
+def read_load(root: Path = Path("/")) -> HostLoad:
+    """Read what the host does now; ``root`` is where ``proc`` is."""
+    meminfo = parse_meminfo(_text(root / "proc/meminfo") or "")
+    words = (_text(root / "proc/loadavg") or "").split()
+    try:
+        load = float(words[0])
+    except (IndexError, ValueError):
+        load = None
+    return HostLoad(meminfo.get("MemAvailable"), load)
+
+
 def parse_cpu_model(text: str) -> str | None:
     """Return the model from ``/proc/cpuinfo``; some architectures do not say."""
     for line in text.splitlines():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from appliance.core.machine import Gpu, GpuHealth, GpuSeen, GpuSurvey, MemoryKind
+from appliance.core.machine import Gpu, GpuHealth, GpuLoad, GpuSeen, GpuSurvey, MemoryKind
 from appliance.core.plain import plain
 from appliance.errors import ApplianceError, NotFoundError
 
@@ -58,6 +58,13 @@ def health() -> GpuHealth:
             return GpuHealth(found, f"the NVIDIA driver sees {count}")
     except ApplianceError as error:
         return GpuHealth(None, error.what)
+
+
+def loads() -> tuple[GpuLoad, ...]:
+    """Return what each GPU that answers does now. Never raises; the driver is let go of at once."""
+    with contextlib.suppress(ApplianceError), _opened() as nvml:
+        return tuple(_load(nvml, handle, uuid) for handle, uuid in _handles(nvml))
+    return ()
 
 
 def processes() -> dict[str, frozenset[int] | None]:
@@ -231,6 +238,21 @@ def _seen(nvml: Any, index: int) -> GpuSeen:
     name = said(lambda: _text(nvml.nvmlDeviceGetName(handle)))
     said(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))  # the driver remembers the names of the lost
     return GpuSeen(index, uuid, name, lost)
+
+
+def _load(nvml: Any, handle: Any, uuid: str) -> GpuLoad:
+    memory = _said(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    rates = _said(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
+    milliwatts = _said(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    return GpuLoad(
+        uuid,
+        memory_used_bytes=None if memory is None else int(memory.used),
+        busy_percent=None if rates is None else int(rates.gpu),
+        celsius=_said(
+            nvml, lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        ),
+        watts=None if milliwatts is None else milliwatts / 1000,
+    )
 
 
 def _running(nvml: Any, handle: Any) -> frozenset[int] | None:

@@ -115,3 +115,48 @@ def m005_receipts(db: Database) -> None:
     )  # fmt: skip
     db.table("suspects").create({"node": str, "why": str}, pk="node", not_null={"why"}, strict=True)
     db.table("receipts").create_index(["node", "epoch", "seq", "hash"], unique=True)
+
+
+@migrations()
+def m008_commands(db: Database) -> None:
+    """What nodes were commanded; what each generation said, and which one is a return."""
+    db.table("commands").create(
+        {
+            "node": str,
+            "counter": int,
+            "epoch": str,
+            "verb": str,
+            "args": str,
+            "issued": str,
+            "expires": str,
+            "state": str,
+            "why": str,
+            "outcome": str,
+            "heard_at": str,
+            "envelope": bytes,
+        },
+        pk=("node", "counter"),
+        not_null={"epoch", "verb", "args", "issued", "expires", "state", "why", "envelope"},
+        strict=True,
+    )
+    db.table("words").create(
+        {"node": str, "generation": int, "digest": str},
+        pk=("node", "generation"),
+        not_null={"digest"},
+        strict=True,
+    )
+    db.table("document_sets").create(
+        {"digest": str, "documents": str}, pk="digest", not_null={"documents"}, strict=True
+    )
+    db.table("rollbacks").create(
+        {"node": str, "digest": str, "back_to": int, "why": str},
+        pk=("node", "digest"),
+        not_null={"back_to", "why"},
+        strict=True,
+    )
+
+
+@migrations()
+def m009_resuming(db: Database) -> None:
+    """Nodes that have not said since a restore of this hub which generation they follow."""
+    db.table("resuming").create({"node": str}, pk="node", strict=True)

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, MalformedError, RefusedError
-from appliance.hub import receipts, store
+from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
+from appliance.hub import receipts, store, words
 from appliance.hub.identity import HubIdentity
 from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
@@ -111,6 +111,34 @@ class HubService:
             "time": None if answer is None else wire.loads(answer, what="the signed time"),
         }
 
+    async def replay(self, row: NodeRow, messages: "Iterable[Message]") -> list[dict[str, Any]]:
+        """Take in what came by another road as if the broker had brought it, in this order."""
+        results: list[dict[str, Any]] = []
+        for message in messages:
+            upward = parse_upward(message.topic)
+            if upward is None or upward.node != row.node:
+                results.append({"result": "refused", **ScopeError("not of this node").to_wire()})
+                continue
+            try:
+                await self._take(row, upward, message.payload)
+                results.append({"result": "taken"})
+            except RefusedError as error:
+                await self._refuse(upward, message.topic, error)
+                results.append({"result": "refused", **error.to_wire()})
+        return results
+
+    async def answers(self, name: str) -> list[Message]:
+        """Return all that there is to say to a node now, for another road to carry."""
+        row = self._db.read(partial(store.node, name=name))
+        topics = NodeTopics(NodeId(row.node))
+        said = {
+            topics.ack: self._acknowledgement(row),
+            topics.time: self._signed_time(row),
+            topics.desired: await self._envelope(name),
+        }
+        found = [Message(topic, data) for topic, data in said.items() if data is not None]
+        return [*found, *(m for desk in self._desks.values() for m in desk.messages(row))]
+
     async def _connected(self) -> None:
         session = Session(client_id=f"hub-{self._identity.org}", subscriptions=(EVERY_NODE,))
         async with mqtt.connect(self._broker, session) as connection:
@@ -152,22 +180,26 @@ class HubService:
             return None
         try:
             row = self._db.read(lambda db: store.node(db, upward.node))
-            if upward.kind == "state":
-                await self._link(row, message.payload)
-            elif upward.kind == "reported":
-                await self._reported(row, message.payload)
-            elif (desk := self._desks.get(upward.kind)) is not None:
-                await desk.take(row, upward.name, message.payload)
-                self.tell(row)
-            elif upward.kind == "stream":
-                await self._batch(row, upward, message.payload)
-                return row.node
+            return await self._take(row, upward, message.payload)
         except RefusedError as error:
             await self._refuse(upward, message.topic, error)
         except ApplianceError as error:
             log.warning("%s: %s", message.topic, error)
         except Exception:  # one node's message must not end the service of all the others
             log.exception("could not take in what came on %s", message.topic)
+        return None
+
+    async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> str | None:
+        if upward.kind == "state":
+            await self._link(row, payload)
+        elif upward.kind == "reported":
+            await self._reported(row, payload)
+        elif (desk := self._desks.get(upward.kind)) is not None:
+            await desk.take(row, upward.name, payload)
+            self.tell(row)
+        elif upward.kind == "stream":
+            await self._batch(row, upward, payload)
+            return row.node
         return None
 
     async def _link(self, row: NodeRow, payload: bytes) -> None:
@@ -219,9 +251,14 @@ class HubService:
 
     def _acknowledge(self, connection: Connection, row: NodeRow) -> None:
         """Say how far each stream was committed; only what is committed is ever named."""
+        envelope = self._acknowledgement(row)
+        if envelope is not None:
+            connection.publish(NodeTopics(NodeId(row.node)).ack, envelope, retain=True)
+
+    def _acknowledgement(self, row: NodeRow) -> bytes | None:
         found = self._db.read(lambda db: store.positions(db, row.node))
         if row.db_epoch is None or not found:
-            return
+            return None
         streams = {
             p.stream: {"epoch": p.epoch, "upto": p.upto, "hash": p.hash}
             for p in found
@@ -230,26 +267,27 @@ class HubService:
         to = Addressee(self._identity.org, row.node, row.key, row.db_epoch)
         now, key = self._clock.utc(), self._identity.sync
         body = {"streams": streams}
-        envelope = seal(Slot.ACK, to, body, key, issued=now, lifetime=_ACK_LIFETIME)
-        connection.publish(NodeTopics(NodeId(row.node)).ack, envelope, retain=True)
+        return seal(Slot.ACK, to, body, key, issued=now, lifetime=_ACK_LIFETIME)
 
     async def _envelope(self, name: str) -> bytes | None:
         row = self._db.read(lambda db: store.node(db, name))
         now = self._clock.utc()
 
-        def sealed(ask: Ask) -> bytes:
-            body = {
+        def sealed(db: sqlite3.Connection, ask: Ask) -> bytes:
+            body: dict[str, Any] = {
                 "directorEpoch": self._identity.director_epoch,
                 "gen": ask.generation,
                 "documents": ask.documents,
             }
+            if back := words.sealing(db, row.node, ask.generation, ask.documents):
+                body["rollback"] = back
             to = Addressee(self._identity.org, row.node, row.key, ask.db_epoch)
             key, life = self._identity.director, _DESIRED_LIFETIME
             return seal(Slot.DESIRED, to, body, key, issued=now, lifetime=life)
 
         too_old = rfc3339(now - _DESIRED_LIFETIME / 2)
         return await self._write(
-            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, sealed)
+            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, partial(sealed, db))
         )
 
     async def _refuse(self, upward: Upward, topic: str, error: RefusedError) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from appliance.core import wire
 from appliance.core.documents import Document
 from appliance.errors import EquivocationError, NotFoundError, UsageError
+from appliance.hub import resume
 from appliance.sync.batch import Batch
 
 MOST_DOCUMENT_BYTES = 44 << 10
@@ -102,6 +103,8 @@ def set_reported(
         (epoch, text, number, at, name, epoch, number, name, epoch),
     )
     db.execute("INSERT INTO epochs VALUES (?, ?) ON CONFLICT DO NOTHING", (name, epoch))
+    if changed.rowcount > 0:
+        resume.heard(db, name, payload, at)
     return changed.rowcount > 0
 
 
@@ -129,12 +132,25 @@ def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
         return False
     where = (name, batch.epoch, batch.stream)
     if batch.first <= upto:
+        if resume.fill(db, where, (batch.first, batch.upto), at):
+            _insert(db, where, batch, at)
+            return True
         _check_known(db, where, batch)
         return False
     if batch.previous != previous:
         raise EquivocationError(
             f"{name}: batch {batch.first} of {batch.stream} does not follow what was committed"
         )
+    _insert(db, where, batch, at)
+    db.execute(
+        "INSERT INTO positions VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET upto = excluded.upto, hash = excluded.hash",
+        (*where, batch.upto, batch.hash),
+    )
+    return True
+
+
+def _insert(db: sqlite3.Connection, where: tuple[str, str, str], batch: Batch, at: str) -> None:
     db.execute(
         "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
         (*where, batch.first, len(batch.records), batch.hash, at),
@@ -146,12 +162,6 @@ def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
             for n, record in enumerate(batch.records)
         ),
     )
-    db.execute(
-        "INSERT INTO positions VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET upto = excluded.upto, hash = excluded.hash",
-        (*where, batch.upto, batch.hash),
-    )
-    return True
 
 
 def _check_known(db: sqlite3.Connection, where: tuple[str, str, str], batch: Batch) -> None:
@@ -257,6 +267,7 @@ def delete_document(db: sqlite3.Connection, name: str, kind: str, document: str)
 
 def next_generation(db: sqlite3.Connection, name: str) -> int:
     """Begin a new generation, whose envelope is still to be sealed."""
+    resume.release(db, name)
     (generation,) = db.execute(
         "INSERT INTO generations VALUES (?, 1, NULL, NULL, NULL) ON CONFLICT DO UPDATE SET"
         " generation = generation + 1, db_epoch = NULL, envelope = NULL, sealed_at = NULL"
@@ -285,7 +296,7 @@ def sealed(
         "SELECT generation, db_epoch, envelope, sealed_at FROM generations WHERE node = ?", (name,)
     ).fetchone()
     epoch = node(db, name).db_epoch
-    if row is None or epoch is None:
+    if row is None or epoch is None or resume.is_held(db, name):
         return None
     number, sealed_for, envelope, sealed_at = row
     if envelope is not None and sealed_for == epoch and sealed_at >= too_old:

@@ -2,17 +2,43 @@
 
 import secrets
 import sqlite3
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future  # noqa: TC003 - read by people and by pydoc
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
 from appliance.kit.commit import Effect, GroupCommit
 from appliance.ledger import streams
 from appliance.ledger.migrations import migrations
-from appliance.ledger.streams import Fact
+from appliance.ledger.streams import Fact, Stream
 
 T = TypeVar("T")
+_MOST_NOTES = 500
+Text = tuple[Stream, str]
+
+
+@dataclass(slots=True)
+class _Notes:
+    """Facts that go with no effect, handed in one after the other, and who waits for them."""
+
+    texts: list[tuple[list[Text], "Future[None]"]] = field(default_factory=list)
+
+    def append(self, db: sqlite3.Connection) -> None:
+        wanted = [texts for texts, done in self.texts if done.set_running_or_notify_cancel()]
+        _append(db, [text for texts in wanted for text in texts])
+
+    def over(self, committed: "Future[None]") -> None:
+        error = committed.exception()
+        for _, done in self.texts:
+            if done.cancelled():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
 
 
 class Ledger:
@@ -29,6 +55,8 @@ class Ledger:
             NoSpaceError: the disk is full.
             StateUnusableError: the file cannot be opened or is damaged.
         """
+        self._handing_in = threading.Lock()
+        self._notes: _Notes | None = None
         self._commit = GroupCommit(path, migrations)
         self.epoch: str = self._commit.submit(_epoch).result()
 
@@ -51,15 +79,42 @@ class Ledger:
 
         def both(db: sqlite3.Connection) -> T:
             result = effect(db)
-            for fact in facts:
-                streams.append(db, fact)
+            _append(db, [(fact.stream, streams.to_text(fact)) for fact in facts])
             return result
 
-        return self._commit.submit(both)
+        with self._handing_in:
+            self._notes = None  # what is noted from now on comes after this effect
+            return self._commit.submit(both)
 
     def note(self, *facts: Fact) -> "Future[None]":
-        """Note facts that go with no effect in the ledger."""
-        return self.record(lambda _: None, *facts)
+        """Note facts that go with no effect in the ledger.
+
+        It is several times faster than ``record``: what is noted while a commit is under way shares
+        not only the next commit, but its statements.
+        """
+        done: Future[None] = Future()
+        try:
+            texts = [(fact.stream, streams.to_text(fact)) for fact in facts]
+        except (TypeError, ValueError) as error:
+            done.set_exception(error)
+            return done
+        with self._handing_in:
+            notes = self._notes
+            if notes is not None and len(notes.texts) < _MOST_NOTES:
+                notes.texts.append((texts, done))
+                return done
+            notes = self._notes = _Notes([(texts, done)])
+            self._commit.submit(self._closing(notes)).add_done_callback(notes.over)
+        return done
+
+    def _closing(self, notes: _Notes) -> Effect[None]:
+        def effect(db: sqlite3.Connection) -> None:
+            with self._handing_in:
+                if self._notes is notes:
+                    self._notes = None
+            notes.append(db)
+
+        return effect
 
     def read(self, query: Effect[T]) -> T:
         """Run a query on a read-only connection of this thread; sees all that is committed."""
@@ -68,6 +123,15 @@ class Ledger:
     def close(self) -> None:
         """Commit what was handed in, then stop; idempotent."""
         self._commit.close()
+
+
+def _append(db: sqlite3.Connection, texts: list[Text]) -> None:
+    for stream, found in groupby(sorted(texts, key=_stream_of), key=_stream_of):
+        streams.append_texts(db, stream, [text for _, text in found])
+
+
+def _stream_of(text: Text) -> Stream:
+    return text[0]
 
 
 def _epoch(db: sqlite3.Connection) -> str:

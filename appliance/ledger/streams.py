@@ -121,7 +121,7 @@ def to_text(fact: Fact) -> str:
     """Return a fact as it will stand in the outbox.
 
     Raises:
-        ValueError: its body is not JSON: NaN, or a key that is no text.
+        TypeError, ValueError: its body is not JSON data: NaN, half of a surrogate pair, a path.
     """
     return wire.dumps({"at": fact.at, "kind": fact.kind, "body": fact.body}).decode()
 
@@ -136,8 +136,7 @@ def append_texts(db: sqlite3.Connection, stream: Stream, texts: Sequence[str]) -
     ).fetchone()
     first = last - count + 1
     if stream is Stream.AUDIT:
-        for seq, text in enumerate(texts, first):
-            chain.advance(db, seq, text.encode())
+        chain.advance(db, first, [text.encode() for text in texts])
     rows = [(stream, seq, text) for seq, text in enumerate(texts, first)]
     db.executemany("INSERT INTO outbox VALUES (?, ?, ?)", rows)
     return int(last)

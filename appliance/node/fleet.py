@@ -5,9 +5,10 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from appliance.cache import catalog
-from appliance.core import reading
+from appliance.core import reading, rollback
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.model import REVOKED
@@ -91,11 +92,20 @@ class FleetInbox:
         if missing := self._missing(documents):
             self._hold(data, f"generation {generation} waits for a bundle with {missing}")
             return
+        digest = desired.digest_of(documents)
+        heard = self._ledger.read(partial(_heard, epoch=director.epoch))
+        back = rollback.check(accepted.payload, generation, digest, heard)
         self._held, self.waits_for = None, ""
         new = FleetWord(director.epoch, generation, accepted.hash, documents)
-        body = {"generation": generation, "hash": accepted.hash, "documents": len(documents)}
+        body: dict[str, Any] = {
+            "generation": generation,
+            "hash": accepted.hash,
+            "documents": len(documents),
+        }
+        if back is not None:
+            body["rollback"] = back.to_wire()
         fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
-        follow = partial(_follow, word=new, accepted=accepted, fact=fact)
+        follow = partial(_follow, word=new, accepted=accepted, digest=digest, fact=fact)
         if await asyncio.wrap_future(self._ledger.record(follow)):
             self._changed()
 
@@ -180,16 +190,30 @@ def _is_news(db: sqlite3.Connection, epoch: int, accepted: Accepted) -> bool:
     epoch comes back, for step 6 refuses it.
     """
     word, number = desired.fleet(db), envelope.whole(accepted.payload, "gen")
-    if 0 < word.director_epoch < epoch:
+    if _is_named_anew(word, epoch):
         return True
     return envelope.check_order(number, accepted, word.generation, word.hash)
 
 
-def _follow(db: sqlite3.Connection, word: FleetWord, accepted: Accepted, fact: Fact) -> bool:
+def _is_named_anew(last: FleetWord, epoch: int) -> bool:
+    return 0 < last.director_epoch < epoch
+
+
+def _heard(db: sqlite3.Connection, epoch: int) -> dict[int, str]:
+    """Return what this director said before; what the one before said is no going back."""
+    return {} if _is_named_anew(desired.fleet(db), epoch) else desired.heard(db)
+
+
+def _follow(
+    db: sqlite3.Connection, word: FleetWord, accepted: Accepted, digest: str, fact: Fact
+) -> bool:
     """Step 10, and step 8 once more: the other road may have brought a newer word meanwhile."""
     if not _is_news(db, word.director_epoch, accepted):
         return False
+    if _is_named_anew(desired.fleet(db), word.director_epoch):
+        desired.forget_heard(db)
     desired.set_fleet(db, word)
+    desired.hear(db, word.generation, digest)
     streams.append(db, fact)
     return True
 

@@ -9,10 +9,11 @@ from appliance.cache.index import Wanted
 from appliance.core.machine import MachineFacts
 from appliance.core.state import DesiredState
 from appliance.kit.clock import Clock, rfc3339
-from appliance.ledger import meta, streams
+from appliance.ledger import chain, commands, meta, overrides, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.node.board import Board
+from appliance.node.desired import fleet
 from appliance.trust import floor
 from appliance.trust.envelope import Addressee, Slot, seal
 from appliance.trust.keys import SigningKey
@@ -34,23 +35,41 @@ class Reporter:
     wanted: Callable[[], list[Wanted]] = list
 
     def body(self) -> dict[str, Any]:
-        """Return the node's state as plain JSON data."""
-        desired = self.board.world.desired
+        """Return what is known of the node as plain JSON data."""
         return {
-            "applied": {"generation": desired.fleet_generation},
-            "deployments": [s.to_wire() for s in self.board.world.statuses],
-            "removed": list(desired.removed),
-            "drift": drift(desired),
+            **self.state(),
+            "audit": self.ledger.read(chain.head).to_wire(),
             "machine": asdict(self.machine()),
             "streams": self.streams(),
             "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
         }
 
-    def streams(self) -> dict[str, dict[str, int]]:
-        """Return, for each stream, how many records were ever written and acknowledged."""
+    def state(self) -> dict[str, Any]:
+        """Return what is asked of the node, and how far it is, as plain JSON data."""
+        desired = self.board.world.desired
+        return {
+            "applied": self._applied(desired.fleet_generation),
+            "deployments": [s.to_wire() for s in self.board.world.statuses],
+            "removed": list(desired.removed),
+            "drift": drift(desired),
+            "overrides": [o.to_wire() for o in self.ledger.read(overrides.rows).values()],
+        }
+
+    def _applied(self, generation: int | None) -> dict[str, Any]:
+        """Return the fleet's word in force; its hash tells a hub that was put back from another."""
+        word = self.ledger.read(fleet)
+        known = {"hash": word.hash} if word.generation == generation else {}
+        return {"generation": generation, **known}
+
+    def streams(self) -> dict[str, dict[str, Any]]:
+        """Return, for each stream, how many records were ever written and acknowledged.
+
+        ``hash`` is that of the last batch acknowledged, which the next one links to.
+        """
         found = self.ledger.read(lambda db: {s: streams.position(db, s) for s in Stream})
         return {
-            str(s): {"written": p.written, "acknowledged": p.acked_upto} for s, p in found.items()
+            str(s): {"written": p.written, "acknowledged": p.acked_upto, "hash": p.acked_hash}
+            for s, p in found.items()
         }
 
     async def signed(self, me: Addressee, key: SigningKey) -> bytes:
@@ -59,8 +78,11 @@ class Reporter:
         It carries a number that grows, so that an old one that a broker repeats is known as old.
         """
         number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
+        nonce = await asyncio.wrap_future(self.ledger.record(commands.draw_nonce))
+        counter = self.ledger.read(commands.last)
         clock = self.clock.utc()
         body = {**self.body(), "report": number, "at": rfc3339(clock)}
+        body["commands"] = {"counter": counter, "nonce": nonce}
         issued = floor.now(self.ledger.read(meta.floor), clock).at
         return seal(Slot.REPORTED, me, body, key, issued=issued, lifetime=_LIFETIME)
 

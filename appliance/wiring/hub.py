@@ -5,6 +5,7 @@ from pathlib import Path
 
 from appliance.hub import identity
 from appliance.hub.api import HubApi
+from appliance.hub.commands import CommandDesk
 from appliance.hub.migrations import migrations
 from appliance.hub.service import HubService
 from appliance.kit import asgi
@@ -36,7 +37,9 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
             service = HubService(me, db, broker, clock)
             loopback = is_loopback(settings.host)
             log.info("listening on %s port %d", settings.host, socket.getsockname()[1])
-            api = HubApi(db, service, clock, me.token, settings.heartbeat_s, loopback)
+            commands = CommandDesk(me, db, clock)
+            service.add("outcome", commands)
+            api = HubApi(db, service, clock, me.token, settings.heartbeat_s, loopback, commands)
             await run_until(Ending().asked, service.run(), asgi.serve(api.app(), socket))
         finally:
             db.close()

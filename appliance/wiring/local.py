@@ -15,9 +15,11 @@ from typing import Any
 
 from appliance.errors import LockedError, NotFoundError, UsageError
 from appliance.kit import asgi
+from appliance.kit.clock import SystemClock
 from appliance.kit.files import make_folder
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.carry import Alone
 from appliance.settings import NetworkSettings, load
 from appliance.wiring import places
 from appliance.wiring.node import NodeCore, open_node, services_of
@@ -103,6 +105,7 @@ def _services(core: NodeCore) -> LocalServices:
     return services_of(
         core,
         _network(core),
+        Alone(core.identity, core.ledger, core.trust, SystemClock(), core.answers.take_time),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},
         log_lines=no_log,
         changed=unchanged,

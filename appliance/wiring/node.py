@@ -25,15 +25,17 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.files import locked, make_folder
 from appliance.kit.loop import Again, Wake, drive
 from appliance.kit.reserve import Reserve
-from appliance.ledger import chain, mirror
+from appliance.ledger import budgets, mirror
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
 from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.asking import TimeAsker
+from appliance.node.auditing import AuditKeeper
 from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
+from appliance.node.carry import Carrier, Voice
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
 from appliance.node.fetching import Fetching
@@ -41,6 +43,8 @@ from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
 from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
+from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
 from appliance.node.report import Reporter
 from appliance.node.retention import Retaining
@@ -60,6 +64,7 @@ from appliance.trust.listed import Listed
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
+from appliance.wiring.commands import hands, stop_engines
 from appliance.wiring.daemon import Ending, run_until
 from appliance.wiring.logs import LogLines, engine_logs, of_processes
 from appliance.wiring.software import StoredControllers
@@ -121,6 +126,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
             store.publish_index(*ledger.read(roots.shown))
             retaining = Retaining(state, ledger, clock, cache or CacheSettings())
             care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
+            care.health.meet()
             key, held = identity.key, store.blobs.all
             receipts = ReceiptBook(identity.node, key, ledger, trust, clock, held)
             answers = AnswerTaker(identity.node, key.public, ledger, trust, clock)
@@ -157,6 +163,7 @@ def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
         make_room=care.collector.make_room,
         fit=lambda variant: cannot_serve(variant, machine().memory_bytes),
         quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
+        recheck=care.health.recheck,
     )
 
 
@@ -189,6 +196,8 @@ class Running:
     status: Callable[[], dict[str, Any]] = dict
     changed: Callable[[], None] = lambda: None
     log_lines: LogLines | None = None
+    restart: Callable[[str], Awaitable[list[str]]] | None = None
+    """Stops a deployment's engines, for the next pass to start them again; None: cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +230,9 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         left = partial(_end_processes, core, settings.engine)
         ends = drive(left, Wake(), SystemClock(), name="engines left", resync_s=3600)
         loops = (cluster.run(), disk, ends)
-        yield Running(cluster.reconcile, loops, said, cluster.changed, cluster.log_lines)
+        yield Running(
+            cluster.reconcile, loops, said, cluster.changed, cluster.log_lines, cluster.restart
+        )
         return
     if core.ledger.read(mirror.datastore) is not None:
         core.ledger.record(mirror.leave).result()
@@ -229,7 +240,7 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         around = Surroundings(here.watch, core.listed, here.activity.last_demand, core.gpus.stops)
         rounds = Rounds(driver, slots=settings.engine.slots)
         controller = Controller(core.ledger, rounds, around, here.board, SystemClock())
-        yield Running(controller.reconcile)
+        yield Running(controller.reconcile, restart=partial(stop_engines, driver))
 
 
 async def _end_processes(core: NodeCore, settings: EngineSettings) -> None:
@@ -292,10 +303,10 @@ def _status(
         "passes": passes.count,
         "reserve": core.reserve.is_held,
         "fenced_gpus": {u: f.to_wire() for u, f in core.gpus.fenced().items()},
-        "audit": core.ledger.read(chain.head).to_wire(),
         "time": core.ledger.read(lambda db: freshness(db, clock)),
         "link": uplink.status(),
         "engines": [asdict(e) for s in here.board.world.statuses for e in s.engines],
+        "full_streams": [str(s) for s in core.ledger.read(budgets.overfull)],
         **running.status(),
         **reporter.body(),
     }
@@ -322,19 +333,27 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
     asker, by_link = TimeAsker(core.ledger, clock, core.receipts.ask), bool(settings.sync.broker)
+    sampler = Sampler(core.ledger, clock, settings.sync, here.activity.tokens_per_second)
+    notes = StateNotes(core.ledger, clock, board, reporter.state)
+    log_budgets = BudgetLoop(core.ledger, settings.sync)
 
     async def changed() -> None:
         await uplink.catalogue_changed()
         running.changed()
         await passes.now()
 
+    keeper = AuditKeeper(core.ledger, clock)
+    overrides = OverrideLoop(core.ledger, clock, passes.now)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
+    status = partial(_status, here, running, passes, uplink, reporter)
+    uplink.hands = hands(here, running, status, read_logs, passes)
     services = services_of(
         core,
         settings.network,
-        status=partial(_status, here, running, passes, uplink, reporter),
+        uplink,
+        status=status,
         log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
         stop=ending.ask,
@@ -351,7 +370,12 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
+            drive(keeper.look, Wake(), clock, name="audit", resync_s=3600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
+            drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
+            drive(notes.look, Wake(), clock, name="states", resync_s=30),
+            drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
+            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
             *([drive(asker.look, Wake(), clock, name="time", resync_s=600)] if by_link else ()),
@@ -359,14 +383,18 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)
         caretaker.close()
+        await sampler.write()
 
 
-def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> LocalServices:
+def services_of(
+    core: NodeCore, network: NetworkSettings, voice: Voice, **answers: Any
+) -> LocalServices:
     """Return what the local API acts on, whether a controller runs or a command serves it alone.
 
     Args:
         core: The node.
         network: How bundles come over the network.
+        voice: What the node says to its hub, and who takes what the hub says.
         answers: The rest of ``LocalServices``: what only who serves can say or do.
     """
     clock = SystemClock()
@@ -381,5 +409,6 @@ def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> Loc
         reserve=core.reserve,
         clock=clock,
         fetching=Fetching(core.ledger, core.importer, clock, network),
+        carrier=Carrier(core.identity, core.ledger, core.trust, core.receipts, clock, voice),
         **answers,
     )

@@ -27,7 +27,7 @@ from appliance.core.artefact import HeldArtefact
 from appliance.core.ids import LOCAL
 from appliance.errors import ApplianceError, InterruptedImportError, NoSpaceError, RefusedError
 from appliance.kit.clock import Clock, rfc3339
-from appliance.ledger import streams
+from appliance.ledger import budgets, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.trust import receipt
@@ -106,6 +106,8 @@ class Importer:
             NoSpaceError, NotFoundError, StateUnusableError: as their names say.
         """
         self._parts.trust.root()  # says what to do when the node was never given one
+        if not dry:
+            self._parts.ledger.read(budgets.require_audit)
         entry = Entry(str(source) if isinstance(source, Path) else source.name, by)
 
         def told(step: Step) -> None:
@@ -132,6 +134,9 @@ class Importer:
         intake = Intake(bundle, self._parts.store.blobs, self._parts.housekeeping, progress)
         packs, others = intake.manifests(judged)  # step 10, before 9:
         parts: list[Pack | Artefact] = [*packs, *others]
+        if not dry:
+            progress(Step("checking what is here"))
+            self._parts.housekeeping.recheck({b.digest for part in parts for b in part.blobs})
         missing = intake.missing(parts)  # only manifests say which blobs there are
         needed, what = intake.needed(missing), f"{judged.name} {judged.version}"
         sources = intake.sources(missing)

@@ -21,7 +21,7 @@ from appliance.core.ids import LOCAL, Digest
 from appliance.core.model import Variant
 from appliance.errors import NotFoundError, RefusedError, ScopeError, UsageError
 from appliance.kit.clock import rfc3339
-from appliance.ledger import meta
+from appliance.ledger import budgets, meta
 from appliance.ledger.streams import Fact, Stream
 from appliance.trust import floor, local
 from appliance.trust.metadata import SignedTarget
@@ -59,6 +59,7 @@ class LocalModels:
             entry.step = step
             progress(step)
 
+        self._parts.ledger.read(budgets.require_audit)
         with self._queue.turn(entry):
             try:
                 return self._add(source, wish, by, told)
@@ -105,6 +106,7 @@ class LocalModels:
             blobs.discard(brought.digests)
             raise
         progress(Step("writing the catalogue"))
+        self._parts.housekeeping.recheck(brought.digests)
         new = [digest for digest in brought.digests if not blobs.has(digest)]
         blobs.admit(new)
         blobs.discard(brought.digests)  # what was in the store already

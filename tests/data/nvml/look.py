@@ -33,4 +33,6 @@ said = {"note": watch.note, "watched": sorted(watch.watched), "heard": heard}
 watch.stop()
 pids = {u: p if p is None else sorted(p) for u, p in nvidia.processes().items()}
 health = dataclasses.asdict(nvidia.health())
-print(json.dumps({**said, "health": health, "troubles": len(troubles), "processes": pids}))
+loads = [dataclasses.asdict(load) for load in nvidia.loads()]
+rest = {"health": health, "troubles": len(troubles), "processes": pids, "loads": loads}
+print(json.dumps({**said, **rest}))

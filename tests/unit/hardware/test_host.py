@@ -116,3 +116,15 @@ def test_this_machine_gives_one_reading() -> None:
     assert 0 < found.cpus <= CPUS
     assert found.memory_bytes is None or found.memory_bytes > 1 << 20
     assert found.gpus.note
+
+
+def test_what_the_host_does_now_is_read_and_what_it_does_not_say_is_not_known(
+    tmp_path: Path,
+) -> None:
+    assert host.read_load(tmp_path) == host.HostLoad(None, None)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 5 kB\n")
+    (tmp_path / "proc/loadavg").write_text("1.25 0.50 0.25 2/345 678\n")
+    assert host.read_load(tmp_path) == host.HostLoad(5120, 1.25)
+    (tmp_path / "proc/loadavg").write_text("many\n")
+    assert host.read_load(tmp_path).load is None

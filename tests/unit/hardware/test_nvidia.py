@@ -163,6 +163,22 @@ def test_who_computes_on_a_gpu_is_told_by_pid(tmp_path: Path) -> None:
     assert found["processes"] == {"GPU-00000001": [4711], "GPU-00000002": []}
 
 
+def test_what_each_gpu_does_now_is_measured(tmp_path: Path) -> None:
+    assert look(tmp_path)["loads"] == [
+        {"uuid": f"GPU-0000000{n}", "memory_used_bytes": n * GIB, "busy_percent": 10 * n,
+         "celsius": 60 + n, "watts": 72.5 * n}
+        for n in (1, 2)
+    ]  # fmt: skip
+
+
+def test_what_a_driver_does_not_measure_is_not_known(tmp_path: Path) -> None:
+    unknown = {"busy_percent": None, "celsius": None, "watts": None}
+    assert look(tmp_path, "WITHOUT_LOADS", "UNIFIED")["loads"] == [
+        {"uuid": f"GPU-0000000{n}", "memory_used_bytes": None, **unknown} for n in (1, 2)
+    ]
+    assert look(tmp_path, "INIT_FAILS=UNKNOWN")["loads"] == []
+
+
 def test_a_wait_that_fails_asks_for_a_look_and_spins_not(tmp_path: Path) -> None:
     assert look(tmp_path, "WAIT_FAILS")["troubles"] == 1
 

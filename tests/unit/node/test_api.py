@@ -39,6 +39,7 @@ from appliance.software.shelf import Shelf, Staged
 from tests.conftest import ROOT
 from tests.fakes.controllers import FakeControllers
 from tests.fakes.gpus import FakeGpus
+from tests.helpers.carrying import carrier_of
 from tests.helpers.gguf import write_small_llama
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
@@ -92,6 +93,7 @@ class Box:
             fetching=Fetching(
                 self.node.ledger, self.node.importer, StillClock(), NetworkSettings(tries=1)
             ),
+            carrier=carrier_of(self.node, StillClock()),
         )
 
         async def whole() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.cache.index import BlobState, Wanted
 from appliance.core import reading
-from appliance.ledger import streams
+from appliance.ledger import chain, streams
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
 from appliance.node.desired import FleetWord
@@ -88,3 +88,10 @@ def test_a_report_says_what_the_node_lost_and_wants_again(node: ControlledNode) 
     }  # fmt: skip
     assert len(wanted) == 50, "a report must stay small"
     assert reporter(node).body()["wanted"] == []
+
+
+def test_a_report_names_the_head_and_the_count_of_the_audit_log(node: ControlledNode) -> None:
+    assert signed(node).payload["audit"] == {"seq": 0, "hash": chain.GENESIS}
+    node.ledger.note(*[Fact(Stream.AUDIT, "t", "", {})] * 3).result()
+    head = node.ledger.read(chain.head)
+    assert signed(node).payload["audit"] == {"seq": 3, "hash": head.hash}

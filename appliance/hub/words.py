@@ -1,0 +1,103 @@
+"""What each generation of a node said, so that going back is always said out loud.
+
+A node refuses a newer generation with the documents of an older one unless the word names it
+(``core/rollback.py``). So whatever brings an older set back, the hub stamps it when it seals.
+Functions here work inside somebody's transaction on a connection they are given.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from appliance.core import wire
+from appliance.core.rollback import MOST_WHY
+from appliance.errors import UsageError
+from appliance.hub import store
+
+_AGAIN = "the documents of that generation were asked for again"
+
+
+def digest_of(documents: Sequence[dict[str, Any]]) -> str:
+    """Return the SHA-256 of a set of documents, as a node computes it."""
+    found = sorted(documents, key=lambda d: (d["kind"], d["metadata"]["name"]))
+    return hashlib.sha256(wire.dumps(found)).hexdigest()
+
+
+def sealing(
+    db: sqlite3.Connection, node: str, generation: int, documents: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Remember what a generation says; return the rollback that it must name, if it is one."""
+    digest = digest_of(documents)
+    db.execute(
+        "INSERT INTO document_sets VALUES (?, ?) ON CONFLICT DO NOTHING",
+        (digest, wire.dumps(list(documents)).decode()),
+    )
+    known = history(db, node)
+    db.execute("INSERT OR REPLACE INTO words VALUES (?, ?, ?)", (node, generation, digest))
+    said = db.execute(
+        "SELECT back_to, why FROM rollbacks WHERE node = ? AND digest = ?", (node, digest)
+    ).fetchone()
+    if said is not None and said[0] < generation:
+        return {"to": int(said[0]), "why": str(said[1])}
+    others = [number for number, d in known.items() if d != digest and number < generation]
+    before = [n for n, d in known.items() if d == digest and n < max(others, default=0)]
+    return {"to": max(before), "why": _AGAIN} if before else None
+
+
+def history(db: sqlite3.Connection, node: str) -> dict[int, str]:
+    """Return the digests of the documents of each generation that was sealed for a node."""
+    rows = db.execute(
+        "SELECT generation, digest FROM words WHERE node = ? ORDER BY generation", (node,)
+    )
+    return {int(number): str(digest) for number, digest in rows}
+
+
+def roll_back(db: sqlite3.Connection, node: str, to: int, why: str) -> int:
+    """Ask a node for what an older generation said; return the generation that says so.
+
+    A generation that this hub does not know, because it was restored from a backup, stands for
+    what is asked for now: the node refuses it unless it said just that.
+
+    Raises:
+        NotFoundError: the node was never admitted.
+        UsageError: nothing older is named, or there is no reason.
+    """
+    store.node(db, node)
+    if not 0 < len(why.strip()) <= MOST_WHY or not why.isprintable():
+        raise UsageError(f"say why, in 1 to {MOST_WHY} characters that can be shown")
+    newest = store.generation(db, node) or 0
+    if not 0 < to <= newest:
+        raise UsageError(f"{to} is not an older generation of {node}; the newest is {newest}")
+    digest = history(db, node).get(to)
+    if digest is None:
+        digest = digest_of(store.documents(db, node))
+    else:
+        (text,) = db.execute(
+            "SELECT documents FROM document_sets WHERE digest = ?", (digest,)
+        ).fetchone()
+        db.execute("DELETE FROM documents WHERE node = ?", (node,))
+        db.executemany(
+            "INSERT INTO documents VALUES (?, ?, ?, ?)",
+            (
+                (node, d["kind"], d["metadata"]["name"], wire.dumps(d).decode())
+                for d in json.loads(text)
+            ),
+        )
+    db.execute("INSERT OR REPLACE INTO rollbacks VALUES (?, ?, ?, ?)", (node, digest, to, why))
+    return store.next_generation(db, node)
+
+
+def restored(db: sqlite3.Connection, node: str, why: str) -> None:
+    """Have what is asked of a node now named as a return to its newest generation here.
+
+    Call it for each node when a hub was restored from a backup, before its generation is raised
+    above the node's: what the node has heard since is taken back on purpose.
+    """
+    newest = store.generation(db, node)
+    if newest is not None:
+        digest = digest_of(store.documents(db, node))
+        db.execute(
+            "INSERT OR REPLACE INTO rollbacks VALUES (?, ?, ?, ?)", (node, digest, newest, why)
+        )
