@@ -8,8 +8,9 @@ DEMO_ARGUMENTS = --bundle bundles/demo.yaml --witness witness/witness.py $(if $(
 
 .PHONY: demo test test-attacks test-k8s check bench docs chaos-demo clean
 
+# Where mosquitto cannot be installed, the demo takes nats-server, which is in the environment.
 demo: $(STAMP)
-	@scripts/system-packages mosquitto
+	@scripts/system-packages mosquitto || echo "going on without mosquitto" >&2
 	@$(BIN)/appliance demo $(DEMO_ARGUMENTS)
 
 test: $(STAMP)

@@ -60,7 +60,11 @@ class GatewaySettings:
 @dataclass(frozen=True, slots=True)
 class SyncSettings:
     broker: str = ""
-    """The broker as ``mqtt://HOST:PORT``; empty: this node has no hub."""
+    """The broker: ``mqtts://HOST:PORT``, ``wss://HOST`` for WebSocket on port 443, or on a wire of
+    one's own ``mqtt://HOST:PORT`` without TLS. Empty: this node has no hub."""
+    proxy: str = ""
+    """An HTTP proxy on the way to the broker, ``http://[USER:PASSWORD@]HOST:PORT``; it is asked to
+    CONNECT. Empty: none; those of the environment are for bundles."""
     first_retry_s: float = 0.5
     most_retry_s: float = 30.0
     """A broken link is tried again after a random time up to this, growing from the first."""

@@ -1,7 +1,6 @@
 """A hub, a broker, a node and its gateway, wired to each other on loopback."""
 
 import datetime
-import shutil
 import socket
 import sys
 import time
@@ -13,8 +12,9 @@ from typing import Any
 from appliance.bundle.make import build as builder
 from appliance.bundle.make.build import Built, Progress
 from appliance.core.ids import NodeId
+from appliance.demo import broker
 from appliance.demo.supervisor import Supervisor
-from appliance.errors import ApplianceError, NotFoundError, PeerUnreachableError
+from appliance.errors import ApplianceError, PeerUnreachableError
 from appliance.hub import identity as hub_identity
 from appliance.hub.identity import HubIdentity
 from appliance.kit.files import make_folder
@@ -80,7 +80,7 @@ class Stack:
         """Start everything, and wait until it answers.
 
         Raises:
-            NotFoundError: mosquitto is not installed.
+            NotFoundError: no broker is installed.
             PeerUnreachableError: something does not come up.
         """
         make_folder(self.scratch / "log")
@@ -90,7 +90,7 @@ class Stack:
         program = [sys.executable, "-m", "appliance"]
         node = ["--state-dir", str(self.node_state)]
         start = self.supervisor.start
-        start("broker", [_mosquitto(), "-c", str(self._broker_settings())])
+        start("broker", broker.command(self.scratch, self.at.host, self.at.broker))
         start("hub", [*program, "hub", "run", "--state-dir", str(self.hub_state)])
         start("node", [*program, "node", "run", *node])
         start("gateway", [*program, "gateway", "run", *node])
@@ -199,33 +199,18 @@ class Stack:
             raise PeerUnreachableError(str(error)) from error
         return True
 
-    def _broker_settings(self) -> Path:
-        path = self.scratch / "mosquitto.conf"
-        path.write_text(f"listener {self.at.broker} {self.at.host}\nallow_anonymous true\n")
-        path.chmod(0o644)
-        return path
-
     def _write_settings(self) -> None:
-        broker = self.at.url(self.at.broker, "mqtt")
+        url = self.at.url(self.at.broker, "mqtt")
         (self.node_state / places.SETTINGS).write_text(
             "[node]\nheartbeat_s = 2.0\n"
             "[engine]\nthreads = 1\n"  # threads of one engine wait by spinning; cores may be few
             f'[gateway]\nhost = "{self.at.host}"\nport = {self.at.gateway}\n'
-            f'[sync]\nbroker = "{broker}"\nmost_retry_s = 1.0\nresend_s = 1.0\n'
+            f'[sync]\nbroker = "{url}"\nmost_retry_s = 1.0\nresend_s = 1.0\n'
         )
         (self.hub_state / places.SETTINGS).write_text(
             f'[hub]\nhost = "{self.at.host}"\nport = {self.at.hub}\n'
-            f'broker = "{broker}"\nheartbeat_s = 2.0\n'
+            f'broker = "{url}"\nheartbeat_s = 2.0\n'
         )
-
-
-def _mosquitto() -> str:
-    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
-        raise NotFoundError(
-            "the broker mosquitto is not installed", hint="sudo scripts/system-packages mosquitto"
-        )
-    return found
 
 
 def _free_ports(host: str, count: int) -> list[int]:

@@ -79,7 +79,7 @@ class HubService:
 
     def _publish(self, message: Message) -> None:
         if self._connection is not None:
-            self._connection.publish(message.topic, message.payload, retain=message.retained)
+            self._connection.send(message)
 
     async def run(self) -> None:
         """Keep a connection to the broker for ever."""

@@ -25,6 +25,7 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
 from appliance.settings import SyncSettings
 from appliance.sync import batch, mqtt
+from appliance.sync.broker import TlsSource, without_certificate
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
 from appliance.sync.topics import NodeTopics, parse_downward
 from appliance.trust.envelope import Addressee
@@ -51,13 +52,15 @@ class Endpoints:
 
     ``down`` takes what came, by the kind of its topic (``topics.Downward``). ``report`` signs a
     report as of now; ``report_version`` changes when it has news in it. ``greet`` returns what else
-    is to be said whenever a connection is new; ``Link.say`` says it at any time.
+    is to be said whenever a connection is new; ``Link.say`` says it at any time. ``tls`` is asked
+    for this node's certificate before each connection.
     """
 
     down: Mapping[str, Receive]
     report: Callable[[], Awaitable[bytes]]
     report_version: Callable[[], int]
     greet: Callable[[], Iterable[Message]] = tuple
+    tls: TlsSource = without_certificate
 
 
 @dataclass(slots=True)
@@ -109,7 +112,7 @@ class Link:
         """
         self.state = LinkState()
         self.wake = Wake()
-        self._broker = BrokerAddress.parse(settings.broker)
+        self._broker = BrokerAddress.parse(settings.broker, proxy=settings.proxy, tls=endpoints.tls)
         self._connection: Connection | None = None
         self._ledger = ledger
         self._endpoints = endpoints
@@ -152,7 +155,7 @@ class Link:
             self._note(connected=True)
             connection.publish(topics.state, self._presence(online=True), retain=True)
             for message in self._endpoints.greet():
-                connection.publish(message.topic, message.payload, retain=message.retained)
+                connection.send(message)
             self._connection = connection
             tasks = [
                 asyncio.create_task(self._receive(connection, topics), name="link receives"),

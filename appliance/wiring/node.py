@@ -175,7 +175,7 @@ async def run_node(state: Path, settings: Settings) -> None:
         NotFoundError, LockedError, NoSpaceError, StateUnusableError: as ``open_node``.
     """
     if settings.sync.broker:
-        BrokerAddress.parse(settings.sync.broker)
+        BrokerAddress.parse(settings.sync.broker, proxy=settings.sync.proxy)
     with open_node(state, settings.cache) as core:
         try:
             core.reserve.hold()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import DEMO_BUNDLE, need_root, need_tool
 from tests.e2e.conftest import WITNESS
+from tests.helpers.brokers import nats_server
 
 pytestmark = pytest.mark.integration
 COMMAND = [sys.executable, "-m", "appliance", "demo", "--bundle", str(DEMO_BUNDLE)]
@@ -144,6 +145,32 @@ def test_a_demo_that_fails_says_what_to_do_and_leaves_nothing(
     assert "is not locked" in done.stderr
     assert "appliance bundle lock" in done.stderr
     assert leftovers(scratch) == []
+
+
+def test_all_of_it_happens_where_mosquitto_is_not_installed(scratch: Path) -> None:
+    nats_server()
+    need_root()
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_MOSQUITTO, str(DEMO_BUNDLE), str(WITNESS)],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The witness agrees" in done.stdout
+    assert leftovers(scratch) == []
+
+
+_WITHOUT_MOSQUITTO = """
+import shutil, sys
+which = shutil.which
+shutil.which = lambda name, **more: None if name == "mosquitto" else which(name, **more)
+sys.argv = ["appliance", "demo", "--once", "--bundle", sys.argv[1], "--witness", sys.argv[2]]
+from appliance.cli.main import main
+main()
+"""
 
 
 def test_without_a_broker_it_says_which_package_to_install(scratch: Path) -> None:

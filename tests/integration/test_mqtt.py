@@ -1,10 +1,8 @@
-"""The MQTT road against a real mosquitto."""
+"""The MQTT road against a real mosquitto: what no contract of brokers says."""
 
 import asyncio
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,50 +10,15 @@ import pytest
 
 from appliance.errors import PeerUnreachableError
 from appliance.sync import mqtt
-from appliance.sync.mqtt import BrokerAddress, Message, Session
-from tests.conftest import need_tool
+from appliance.sync.mqtt import Message, Session
+from tests.helpers import brokers
 
 pytestmark = pytest.mark.integration
 
 
-class Broker:
-    """A mosquitto on a port of its own, which can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
-        self._program = need_tool("mosquitto")
-        self._settings = folder / "mosquitto.conf"
-        self._settings.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
-        self.start()
-
-    @property
-    def address(self) -> BrokerAddress:
-        return BrokerAddress("127.0.0.1", self.port)
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [self._program, "-c", str(self._settings)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path)
+def broker(tmp_path: Path) -> Iterator[brokers.Process]:
+    made = brokers.mosquitto(tmp_path)
     yield made
     made.kill()
 
@@ -69,35 +32,9 @@ async def next_message(connection: mqtt.Connection) -> Message:
         return await connection.messages.get()
 
 
-def test_messages_arrive_and_retained_ones_are_known_as_such(broker: Broker) -> None:
-    async def story() -> None:
-        async with mqtt.connect(broker.address, session("one", "a/#")) as one:
-            one.publish("a/live", b"1")
-            assert await next_message(one) == Message("a/live", b"1", retained=False)
-            one.publish("a/kept", b"2", retain=True)
-            await next_message(one)
-        async with mqtt.connect(broker.address, session("two", "a/#")) as two:
-            assert await next_message(two) == Message("a/kept", b"2", retained=True)
-
-    asyncio.run(story())
-
-
-def test_a_session_that_was_away_gets_what_was_sent_meanwhile(broker: Broker) -> None:
-    async def story() -> None:
-        async with mqtt.connect(broker.address, session("sleeper", "b/#")):
-            pass
-        async with mqtt.connect(broker.address, session("other")) as other:
-            other.publish("b/x", b"while away")
-            await asyncio.sleep(0.2)
-        async with mqtt.connect(broker.address, session("sleeper", "b/#")) as back:
-            assert (await next_message(back)).payload == b"while away"
-
-    asyncio.run(story())
-
-
 def test_without_a_broker_it_is_unreachable_in_words(tmp_path: Path) -> None:
     async def story() -> None:
-        broker = Broker(tmp_path)
+        broker = brokers.mosquitto(tmp_path)
         broker.kill()
         with pytest.raises(PeerUnreachableError, match="does not answer"):
             async with mqtt.connect(broker.address, session("one")):
@@ -106,18 +43,7 @@ def test_without_a_broker_it_is_unreachable_in_words(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_a_broker_that_is_killed_closes_the_connection(broker: Broker) -> None:
-    async def story() -> None:
-        async with mqtt.connect(broker.address, session("one")) as one:
-            broker.kill()
-            async with asyncio.timeout(10):
-                await one.closed.wait()
-            one.publish("into/the/void", b"lost, and no error")
-
-    asyncio.run(story())
-
-
-def test_the_will_of_a_process_that_dies_is_published(broker: Broker) -> None:
+def test_the_will_of_a_process_that_dies_is_published(broker: brokers.Process) -> None:
     async def story() -> None:
         async with mqtt.connect(broker.address, session("watcher", "state")) as watcher:
             dying = [sys.executable, "-c", _DYING, str(broker.port)]
@@ -125,6 +51,42 @@ def test_the_will_of_a_process_that_dies_is_published(broker: Broker) -> None:
             assert (await next_message(watcher)).payload == b"gone"
 
     asyncio.run(story())
+
+
+def test_a_flood_is_dropped_and_does_not_fill_the_memory(
+    broker: brokers.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "_MOST_WAITING_BYTES", 1000)
+
+    async def story() -> None:
+        async with mqtt.connect(broker.address, session("box-1", "flood", "end")) as node:
+            async with mqtt.connect(broker.address, session("liar", "end")) as liar:
+                for _ in range(20):
+                    liar.publish("flood", bytes(300))
+                liar.publish("end", bytes(1000))
+                await next_message(liar)
+            async with asyncio.timeout(10):
+                while node.dropped < 18:
+                    await asyncio.sleep(0.01)
+            assert node.messages.qsize() == 3
+            for _ in range(3):
+                await next_message(node)
+            node.publish("end", b"room again")
+            assert (await next_message(node)).payload == b"room again"
+
+    asyncio.run(story())
+
+
+def test_a_broker_that_takes_too_little_says_so(tmp_path: Path) -> None:
+    broker = brokers.mosquitto(tmp_path, "allow_anonymous true\nmax_packet_size 5000\n")
+
+    async def story() -> None:
+        with pytest.raises(PeerUnreachableError, match="takes 5000 bytes at most"):
+            async with mqtt.connect(broker.address, session("box-1")):
+                pass
+
+    asyncio.run(story())
+    broker.kill()
 
 
 _DYING = """
