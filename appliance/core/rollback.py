@@ -5,10 +5,12 @@ somebody who pressed the wrong key. So a set of documents that was in force befo
 in a word that names the generation it returns to, and why.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from appliance.core import wire
 from appliance.errors import DowngradeError, MalformedError
 
 MOST_WHY = 200
@@ -24,6 +26,19 @@ class Rollback:
     def to_wire(self) -> dict[str, Any]:
         """Return plain JSON data."""
         return asdict(self)
+
+
+def texts_of(documents: Sequence[object]) -> list[str]:
+    """Return documents as canonical JSON, in an order that does not depend on who sent them."""
+    return sorted(wire.dumps(document).decode() for document in documents)
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """Return the SHA-256 of a set of documents, of which these are the texts.
+
+    It is over what is on the wire, so that a release that reads more of it knows it again.
+    """
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def check(

@@ -5,31 +5,24 @@ A node refuses a newer generation with the documents of an older one unless the 
 Functions here work inside somebody's transaction on a connection they are given.
 """
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 from appliance.core import wire
-from appliance.core.rollback import MOST_WHY
+from appliance.core.rollback import MOST_WHY, digest_of, texts_of
 from appliance.errors import UsageError
 from appliance.hub import store
 
 _AGAIN = "the documents of that generation were asked for again"
 
 
-def digest_of(documents: Sequence[dict[str, Any]]) -> str:
-    """Return the SHA-256 of a set of documents, as a node computes it."""
-    found = sorted(documents, key=lambda d: (d["kind"], d["metadata"]["name"]))
-    return hashlib.sha256(wire.dumps(found)).hexdigest()
-
-
 def sealing(
     db: sqlite3.Connection, node: str, generation: int, documents: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Remember what a generation says; return the rollback that it must name, if it is one."""
-    digest = digest_of(documents)
+    digest = digest_of(texts_of(documents))
     db.execute(
         "INSERT INTO document_sets VALUES (?, ?) ON CONFLICT DO NOTHING",
         (digest, wire.dumps(list(documents)).decode()),
@@ -72,7 +65,7 @@ def roll_back(db: sqlite3.Connection, node: str, to: int, why: str) -> int:
         raise UsageError(f"{to} is not an older generation of {node}; the newest is {newest}")
     digest = history(db, node).get(to)
     if digest is None:
-        digest = digest_of(store.documents(db, node))
+        digest = digest_of(texts_of(store.documents(db, node)))
     else:
         (text,) = db.execute(
             "SELECT documents FROM document_sets WHERE digest = ?", (digest,)
@@ -97,7 +90,7 @@ def restored(db: sqlite3.Connection, node: str, why: str) -> None:
     """
     newest = store.generation(db, node)
     if newest is not None:
-        digest = digest_of(store.documents(db, node))
+        digest = digest_of(texts_of(store.documents(db, node)))
         db.execute(
             "INSERT OR REPLACE INTO rollbacks VALUES (?, ?, ?, ?)", (node, digest, newest, why)
         )

@@ -5,11 +5,9 @@ words are what ``node/projection.py`` makes objects of, and what local staff ask
 cluster has heard it.
 """
 
-import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -59,21 +57,27 @@ def fleet(db: sqlite3.Connection) -> FleetWord:
     return FleetWord(row[0], row[1], row[2], documents, broken)
 
 
-def set_fleet(db: sqlite3.Connection, word: FleetWord) -> None:
-    """Replace the fleet's word inside somebody's transaction."""
-    documents = wire.dumps([d.to_wire() for d in word.documents]).decode()
+def position(db: sqlite3.Connection) -> tuple[int, str]:
+    """Return number and hash of the last generation, without reading what it says."""
+    row = db.execute("SELECT generation, hash FROM fleet WHERE only = 1").fetchone()
+    return (0, "") if row is None else (int(row[0]), str(row[1]))
+
+
+def director_epoch(db: sqlite3.Connection) -> int:
+    """Return the epoch of the director who said the last generation; 0 before the first."""
+    row = db.execute("SELECT director_epoch FROM fleet WHERE only = 1").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def set_fleet(db: sqlite3.Connection, word: FleetWord, text: str | None = None) -> None:
+    """Replace the fleet's word inside somebody's transaction; ``text`` is its documents' JSON."""
+    documents = text or wire.dumps([d.to_wire() for d in word.documents]).decode()
     db.execute(
         "INSERT INTO fleet VALUES (1, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET director_epoch ="
         " excluded.director_epoch, generation = excluded.generation, hash = excluded.hash,"
         " documents = excluded.documents",
         (word.director_epoch, word.generation, word.hash, documents),
     )
-
-
-def digest_of(documents: Iterable[Document]) -> str:
-    """Return the SHA-256 of a set of documents, by which it is known again."""
-    found = sorted(((d.kind, d.name, d.to_wire()) for d in documents), key=lambda d: d[:2])
-    return hashlib.sha256(wire.dumps([d[2] for d in found])).hexdigest()
 
 
 def heard(db: sqlite3.Connection) -> dict[int, str]:

@@ -4,14 +4,16 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from appliance.cache import catalog
-from appliance.core import reading, rollback
+from appliance.core import reading, rollback, wire
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.model import REVOKED
+from appliance.core.rollback import Rollback
 from appliance.errors import BadDocumentError, MalformedError, RefusedError, RevokedError
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.sparing import Sparing
@@ -28,6 +30,16 @@ from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
 _LONGEST_REASON = 300
+_WHERE = "the hub's word"
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A word that may be put in force, and what is remembered of it."""
+
+    word: FleetWord
+    texts: tuple[str, ...]
+    rollback: Rollback | None
 
 
 class FleetInbox:
@@ -45,6 +57,7 @@ class FleetInbox:
         self.refused = ""
         self._refusals = Sparing()
         self._held: bytes | None = None
+        self._known: dict[str, Document] = {}
         self.waits_for = ""
 
     async def look_again(self) -> None:
@@ -80,34 +93,75 @@ class FleetInbox:
         self.refused = ""
 
     async def _desired(self, data: bytes, director: Director) -> None:
+        found = self.judged(data, director)
+        if found is None:
+            return
+        new, back = found.word, found.rollback
+        self._held, self.waits_for = None, ""
+        body: dict[str, Any] = {
+            "generation": new.generation, "hash": new.hash, "documents": len(new.documents),
+            **({} if back is None else {"rollback": back.to_wire()}),
+        }  # fmt: skip
+        fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
+
+        text, digest = f"[{','.join(found.texts)}]", rollback.digest_of(found.texts)
+
+        def effect(db: sqlite3.Connection) -> bool:
+            """Step 10, and step 8 once more: the other road may have been quicker."""
+            known, _ = _standing(db, new.director_epoch)
+            same = Accepted({}, new.hash, _WHERE)
+            if not envelope.check_order(new.generation, same, *known):
+                return False
+            if desired.director_epoch(db) < new.director_epoch:
+                desired.forget_heard(db)
+            desired.set_fleet(db, new, text)
+            desired.hear(db, new.generation, digest)
+            streams.append(db, fact)
+            return True
+
+        if await asyncio.wrap_future(self._ledger.record(effect)):
+            self._changed()
+
+    def judged(self, data: bytes, director: Director) -> "_Judged | None":
+        """Steps 1 to 9: return what to put in force; None for a repetition, and for what waits.
+
+        Raises:
+            RefusedError: with TRUST's code.
+        """
         accepted = envelope.accept(data, Slot.DESIRED, director.keys, self._me.fields())
         if not envelope.check_director_epoch(accepted.payload, director.epoch):
             self._hold(data, "it waits for a bundle that names its director")
-            return
+            return None
         envelope.check_expiry(accepted, self._now())
         generation = envelope.whole(accepted.payload, "gen")
-        if not self._ledger.read(partial(_is_news, epoch=director.epoch, accepted=accepted)):
-            return
-        documents = _documents(accepted)
+        known, heard = self._ledger.read(partial(_standing, epoch=director.epoch))
+        if not envelope.check_order(generation, accepted, *known):
+            return None
+        texts, documents = self._read(accepted)
+        back = rollback.check(accepted.payload, generation, rollback.digest_of(texts), heard)
         if missing := self._missing(documents):
             self._hold(data, f"generation {generation} waits for a bundle with {missing}")
-            return
-        digest = desired.digest_of(documents)
-        heard = self._ledger.read(partial(_heard, epoch=director.epoch))
-        back = rollback.check(accepted.payload, generation, digest, heard)
-        self._held, self.waits_for = None, ""
-        new = FleetWord(director.epoch, generation, accepted.hash, documents)
-        body: dict[str, Any] = {
-            "generation": generation,
-            "hash": accepted.hash,
-            "documents": len(documents),
-        }
-        if back is not None:
-            body["rollback"] = back.to_wire()
-        fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
-        follow = partial(_follow, word=new, accepted=accepted, digest=digest, fact=fact)
-        if await asyncio.wrap_future(self._ledger.record(follow)):
-            self._changed()
+            return None
+        word = FleetWord(director.epoch, generation, accepted.hash, documents)
+        return _Judged(word, texts, back)
+
+    def _read(self, accepted: Accepted) -> tuple[tuple[str, ...], tuple[Document, ...]]:
+        """Return the documents' texts and what they say; what was read before is not read again."""
+        found = accepted.payload.get("documents")
+        if not isinstance(found, list):
+            raise MalformedError("the hub's word holds no documents")
+        written = {wire.dumps(document).decode(): document for document in found}
+        texts, known = tuple(sorted(written)), self._known
+        try:
+            read = {t: known.get(t) or reading.from_wire(written[t], _WHERE) for t in texts}
+        except BadDocumentError as error:
+            raise MalformedError(error.what) from error
+        documents = tuple(read.values())
+        names = [(d.kind, d.name) for d in documents]
+        if len(set(names)) != len(found):
+            raise MalformedError("the hub's word names one object twice")
+        self._known = read
+        return texts, documents
 
     async def ack(self, data: bytes) -> None:
         """Free what the hub says it has committed.
@@ -155,9 +209,9 @@ class FleetInbox:
         listed, catalogue = self._trust.listed(), self._ledger.read(catalog.variants)
         denied = listed.denied(catalogue)
         missing = []
-        for document in documents:
-            if not isinstance(document, ModelDeployment):
-                continue
+        deployments = (d for d in documents if isinstance(d, ModelDeployment))
+        asked = {(d.spec.model, d.spec.quantization, d.spec.engine): d for d in deployments}
+        for document in asked.values():
             model = document.spec.model
             listed.revoked.check(Digest(model.partition("@")[2]), model)
             choice = select(document, catalogue, denied)
@@ -183,50 +237,12 @@ class FleetInbox:
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, kind, at, body)))
 
 
-def _is_news(db: sqlite3.Connection, epoch: int, accepted: Accepted) -> bool:
-    """Step 8. A director that offline keys named anew counts from the start.
+def _standing(db: sqlite3.Connection, epoch: int) -> tuple[tuple[int, str], dict[int, str]]:
+    """Return what step 8 compares a word with: the last, and what was said before.
 
-    A thief of the key before may have used up every number there is; and nothing of an earlier
-    epoch comes back, for step 6 refuses it.
+    A director whom offline keys named anew counts from the start. A thief of the key before may
+    have used up every number there is, and nothing of its epoch comes back: step 6 refuses it.
     """
-    word, number = desired.fleet(db), envelope.whole(accepted.payload, "gen")
-    if _is_named_anew(word, epoch):
-        return True
-    return envelope.check_order(number, accepted, word.generation, word.hash)
-
-
-def _is_named_anew(last: FleetWord, epoch: int) -> bool:
-    return 0 < last.director_epoch < epoch
-
-
-def _heard(db: sqlite3.Connection, epoch: int) -> dict[int, str]:
-    """Return what this director said before; what the one before said is no going back."""
-    return {} if _is_named_anew(desired.fleet(db), epoch) else desired.heard(db)
-
-
-def _follow(
-    db: sqlite3.Connection, word: FleetWord, accepted: Accepted, digest: str, fact: Fact
-) -> bool:
-    """Step 10, and step 8 once more: the other road may have brought a newer word meanwhile."""
-    if not _is_news(db, word.director_epoch, accepted):
-        return False
-    if _is_named_anew(desired.fleet(db), word.director_epoch):
-        desired.forget_heard(db)
-    desired.set_fleet(db, word)
-    desired.hear(db, word.generation, digest)
-    streams.append(db, fact)
-    return True
-
-
-def _documents(accepted: Accepted) -> tuple[Document, ...]:
-    found = accepted.payload.get("documents")
-    if not isinstance(found, list):
-        raise MalformedError("the hub's word holds no documents")
-    try:
-        documents = tuple(reading.from_wire(d, "the hub's word") for d in found)
-    except BadDocumentError as error:
-        raise MalformedError(error.what) from error
-    names = [(d.kind, d.name) for d in documents]
-    if len(set(names)) != len(names):
-        raise MalformedError("the hub's word names one object twice")
-    return documents
+    if desired.director_epoch(db) < epoch:
+        return (0, ""), {}
+    return desired.position(db), desired.heard(db)

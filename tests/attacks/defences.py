@@ -467,10 +467,10 @@ def _of_any_batch(original: Any) -> Any:
 
 
 def _counting_on(original: Any) -> Any:
-    def is_news(db: Any, epoch: int, accepted: Any) -> Any:
-        return original(db, min(epoch, desired.fleet(db).director_epoch), accepted)
+    def standing(db: Any, epoch: int) -> Any:
+        return original(db, min(epoch, desired.director_epoch(db)))
 
-    return is_news
+    return standing
 
 
 ENVELOPE_SIGNED = Defence(
@@ -499,7 +499,7 @@ ORDER = Defence(
     passing(answer=True),
 )  # fmt: skip
 NEW_DIRECTOR = Defence(
-    "a director named anew counts from the start", fleet, "_is_news", _counting_on
+    "a director named anew counts from the start", fleet, "_standing", _counting_on
 )
 BROUGHT = Defence(
     "a word that names what is not listed waits", fleet.FleetInbox, "_missing", passing("")

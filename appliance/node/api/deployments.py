@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from appliance.core import reading
+from appliance.core.documents import Document
 from appliance.errors import UsageError
 from appliance.kit.commit import Effect
 from appliance.ledger import meta
@@ -65,13 +66,8 @@ class _Deployments:
         for document in documents:
             body = {"by": by, "kind": document.kind, "name": document.name,
                     "document": document.to_wire(), **_reason(why)}  # fmt: skip
-            effect: Effect[str] = (
-                partial(desired.apply_locally, document=document, by=by, at=at)
-                if why is None
-                else partial(overrides.override, document=document, why=why)
-            )
             done = self._services.ledger.record(
-                effect,
+                _applied(document, why, by, at),
                 Fact(Stream.AUDIT, "apply", at, body),
             )
             changes[f"{document.kind}/{document.name}"] = await asyncio.wrap_future(done)
@@ -134,6 +130,12 @@ class _Deployments:
             raise UsageError(f"lines is {lines!r}, not a number from 1 to 10000")
         name, read = request.path_params["name"], self._services.log_lines
         return JSONResponse(await asyncio.to_thread(read, name, int(lines)))
+
+
+def _applied(document: Document, why: Why | None, by: str, at: str) -> Effect[str]:
+    if why is not None:
+        return partial(overrides.override, document=document, why=why)
+    return partial(desired.apply_locally, document=document, by=by, at=at)
 
 
 def _reason(why: Why | None) -> dict[str, Any]:

@@ -452,3 +452,30 @@ def test_an_older_word_that_was_checked_before_a_newer_one_was_committed_changes
         asyncio.run(both())
     assert caught.value.code == "replay"
     assert box.generation() == 8
+
+
+def test_an_older_set_of_documents_comes_back_only_by_a_signed_rollback(box: Box) -> None:
+    a, b = [wire_deployment("a")], [wire_deployment("b")]
+    box.say(box.word(1, documents=a))
+    box.say(box.word(2, documents=b))
+    error = box.refused(box.word(3, documents=a), 22)
+    assert "brings back what generation 1 said" in error.what
+    assert box.in_force() == ["b"]
+    box.say(box.word(4, documents=a, rollback={"to": 1, "why": "b was too slow"}))
+    assert (box.generation(), box.in_force()) == (4, ["a"])
+    kind, body = box.audit()[-1]
+    assert (kind, body["rollback"]) == ("fleet-accepted", {"to": 1, "why": "b was too slow"})
+
+
+def test_a_rollback_must_say_what_that_generation_said(box: Box) -> None:
+    box.say(box.word(1, documents=[wire_deployment("a")]))
+    box.say(box.word(2, documents=[wire_deployment("b")]))
+    word = box.word(3, documents=[wire_deployment("c")], rollback={"to": 1, "why": "back"})
+    box.refused(word, 27)
+    assert box.in_force() == ["b"]
+
+
+def test_the_same_documents_sealed_anew_are_no_rollback(box: Box) -> None:
+    box.say(box.word(1))
+    box.say(box.word(2, documents=[wire_deployment()]))
+    assert box.generation() == 2
