@@ -17,11 +17,13 @@ from appliance.bundle.media import medium, reader
 from appliance.bundle.media.medium import read_at_most
 from appliance.bundle.take import intake, judge
 from appliance.cache import blobs
+from appliance.core import commands as words
 from appliance.core import signedtime, wire
 from appliance.core.ids import digest
 from appliance.errors import ApplianceError, CorruptError, SignatureError
+from appliance.ledger import commands as command_rows
 from appliance.ledger import meta, receipts, streams
-from appliance.node import desired, fleet
+from appliance.node import commands, desired, fleet
 from appliance.sync import batch
 from appliance.trust import (
     documents,
@@ -520,6 +522,32 @@ BATCH_SENDER = Defence(
 UNPACKED_CAP = Defence(
     "a batch unpacks to at most 8 MiB", batch, "_MOST_UNPACKED", being(MUCH), ((batch, "_unpack"),)
 )
+
+# --- commands -------------------------------------------------------------------------------------
+
+COMMAND_NONCE = Defence(
+    "under unproven time a command names this node's nonce", commands, "_check_nonce", passing()
+)
+COUNTER = Defence(
+    "counters go up, and one number means one command", commands, "_check_counter", passing()
+)
+NEW_COUNTERS = Defence(
+    "a director named anew counts its commands from the start", command_rows, "begin_epoch",
+    doing_nothing(),
+)  # fmt: skip
+DIRECTORS_VERBS = Defence(
+    "a verb is one that offline keys let the director use", words, "allowed",
+    lambda original: lambda _, site: original(list(words.Verb), site),
+)  # fmt: skip
+SITES_VERBS = Defence(
+    "a verb is one that the site permits", words, "allowed",
+    lambda original: lambda director, _: original(director, ", ".join(words.Verb)),
+)  # fmt: skip
+ARGUMENTS = Defence(
+    "a command's arguments make sense", words, "check",
+    forgiving("the argument", answer=(words.Verb.RESTART, {})),
+)  # fmt: skip
+BEGUN = Defence("a counter is used up before the effect", command_rows, "start", doing_nothing())
 PASSED_SCOPE = Defence(
     "a list that is passed on lists its publisher's own models", publishers, "_check_scope",
     passing(),
