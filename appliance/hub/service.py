@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
-from appliance.hub import receipts, store, words
+from appliance.hub import receipts, resume, store, words
 from appliance.hub.identity import HubIdentity
 from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
@@ -219,6 +219,7 @@ class HubService:
         found, number = accepted.payload, whole(accepted.payload, "report")
         if not isinstance(found.get("dbEpoch"), str) or not isinstance(found.get("applied"), dict):
             raise MalformedError(f"the report of {row.node} does not say what it applied")
+        found = resume.of_this_director(found, self._identity.director_epoch)
         if not await self._write(
             lambda db: store.set_reported(db, row.node, found, number, rfc3339(now))
         ):

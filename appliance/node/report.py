@@ -58,8 +58,11 @@ class Reporter:
     def _applied(self, generation: int | None) -> dict[str, Any]:
         """Return the fleet's word in force; its hash tells a hub that was put back from another."""
         word = self.ledger.read(fleet)
-        known = {"hash": word.hash} if word.generation == generation else {}
-        return {"generation": generation, **known}
+        if word.generation != generation:
+            return {"generation": generation}
+        return {
+            "generation": generation, "hash": word.hash, "directorEpoch": word.director_epoch,
+        }  # fmt: skip
 
     def streams(self) -> dict[str, dict[str, Any]]:
         """Return, for each stream, how many records were ever written and acknowledged.
@@ -79,10 +82,12 @@ class Reporter:
         """
         number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
         nonce = await asyncio.wrap_future(self.ledger.record(commands.draw_nonce))
-        counter = self.ledger.read(commands.last)
+        counter, epoch = self.ledger.read(
+            lambda db: (commands.last(db), commands.director_epoch(db))
+        )
         clock = self.clock.utc()
         body = {**self.body(), "report": number, "at": rfc3339(clock)}
-        body["commands"] = {"counter": counter, "nonce": nonce}
+        body["commands"] = {"counter": counter, "directorEpoch": epoch, "nonce": nonce}
         issued = floor.now(self.ledger.read(meta.floor), clock).at
         return seal(Slot.REPORTED, me, body, key, issued=issued, lifetime=_LIFETIME)
 
