@@ -132,6 +132,11 @@ class HubSettings:
     broker: str = "mqtt://127.0.0.1:1883"
     heartbeat_s: float = 30.0
     """What the nodes of this fleet use; unheard for three of them a node is stale."""
+    certificate_days: float = 365.0
+    """How long a node's certificate is good; it is renewed when three quarters of that are over."""
+    renew_expired_days: float = 365.0
+    """How long after its certificate's end a node may still renew it with the same keys; 0: never.
+    Later a person enrols it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +261,7 @@ def _checked(value: object, kind: type, where: str) -> object:
 
 
 _MAY_BE_ZERO = {
+    "hub.renew_expired_days",
     "network.bytes_per_second",
     "gateway.port",
     "gateway.hold_s",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from appliance import settings as settings_module
-from appliance.cli import commands, hub_sync
+from appliance.cli import commands, hub_identity, hub_sync
 from appliance.cli.common import (
     DEFAULT_HUB_STATE,
     AsJson,
@@ -53,6 +53,7 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     receipts.command("import", help="Take receipts in from a stick, and answer them.")(receive)
     receipts.command("list", help="List what nodes have signed of themselves.")(list_receipts)
     group.add_typer(receipts, name="receipts", help="What nodes signed of themselves.")
+    hub_identity.register(group, _hub)
     app.add_typer(group, name=name, help=help_text)
 
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("schema", "Print the JSON schema of a document's kind."),
     "node": ("node", "Make, run and stop the controller of this node."),
     "gateway": ("gateway", "Run the OpenAI-compatible gateway; make and revoke its keys."),
+    "enrol": ("enrol", "Get this node's certificate from the hub: by a token or a stick."),
     "bundle": ("bundle", "Lock, build, sign and import bundles."),
     "receipts": ("receipts", "List this node's signed receipts; carry them home on a stick."),
     "time": ("receipts", "Say what time it is here, whether that is proven, and what to do."),

@@ -19,8 +19,9 @@ from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
-from appliance.hub import commands_api, receipts, resume, store
+from appliance.hub import commands_api, enrolment_api, heads, receipts, resume, roster, store
 from appliance.hub.commands import CommandDesk
+from appliance.hub.enrolment import Enrolment
 from appliance.hub.service import HubService
 from appliance.hub.view import NodeView, held, suspected, view
 from appliance.kit.answers import application, body_of, refusal
@@ -47,6 +48,7 @@ class HubApi:
     token: str
     heartbeat_s: float
     loopback: bool
+    enrolment: Enrolment | None = None
     commands: CommandDesk | None = None
 
     def app(self) -> Starlette:
@@ -75,14 +77,21 @@ class HubApi:
                     Route(path, self._guarded(handler, writes=writes), methods=[method])
                     for method, path, handler, writes in routes
                 ),
+                *(
+                    Route(path, self._guarded(handler, writes=not is_open, is_open=is_open),
+                          methods=[method])
+                    for method, path, handler, is_open in enrolment_api.routes(self.enrolment)
+                ),
                 static,
             ]
-        )
+        )  # fmt: skip
 
-    def _guarded(self, handler: Handler, *, writes: bool) -> Handler:
+    def _guarded(self, handler: Handler, *, writes: bool, is_open: bool = False) -> Handler:
+        """``is_open``: anybody may ask; what comes, and what is answered, is signed."""
+
         async def call(request: Request) -> Response:
             try:
-                if writes or not self.loopback:
+                if (writes or not self.loopback) and not is_open:
                     self._authenticate(request)
                 response = await handler(request)
             except ApplianceError as error:
@@ -104,12 +113,13 @@ class HubApi:
         now = self.clock.utc()
 
         def query(db: Any) -> list[NodeView]:
-            suspects = receipts.suspects(db)
+            suspects, missing = receipts.suspects(db), heads.missing(db)
             return [
                 held(
                     suspected(
                         view(row, store.generation(db, row.node), now, self.heartbeat_s),
                         suspects.get(row.node),
+                        missing.get(row.node),
                     ),
                     is_held=resume.is_held(db, row.node),
                 )
@@ -147,7 +157,7 @@ class HubApi:
     async def _admit(self, request: Request) -> Response:
         name, at = _name(request), rfc3339(self.clock.utc())
         key = public_key((await _object(request)).get("key"))
-        await self._write(lambda db: store.admit(db, name, key, at))
+        await self._write(lambda db: roster.admit(db, name, key, "", at))
         return JSONResponse({"node": name, "result": "admitted"})
 
     async def _apply(self, request: Request) -> Response:
@@ -195,6 +205,7 @@ class HubApi:
 
     async def _take_receipts(self, request: Request) -> Response:
         row = self.db.read(partial(store.node, name=_name(request)))
+        roster.check_not_revoked(row)
         envelopes = receipts.body_of((await _object(request)).get("receipts"))
         return JSONResponse(await self.service.take_receipts(row, envelopes))
 

@@ -118,6 +118,72 @@ def m005_receipts(db: Database) -> None:
 
 
 @migrations()
+def m006_ingest(db: Database) -> None:
+    """A record may stand for several numbers; heads of the audit chain, and what was said of them.
+
+    ``heads`` are those that the hub computed itself, one a batch. ``witnesses`` are those that a
+    node signed and whose records have not come yet.
+    """
+    db.table("records").add_column("span", int, not_null_default=1)
+    for name in ("heads", "witnesses"):
+        db.table(name).create(
+            {"node": str, "epoch": str, "seq": int, "hash": str, "at": str},
+            pk=("node", "epoch", "seq"),
+            not_null={"hash", "at"},
+            strict=True,
+        )
+
+
+@migrations()
+def m007_identity(db: Database) -> None:
+    """Tokens for enrolment, certificates that were issued, keys that are gone for good.
+
+    A token's ``public`` is the public half of the key that its secret makes; that is not kept.
+    """
+    for column in ("site", "revoked_at"):
+        db.table("nodes").add_column(column, str)
+    db.table("tokens").create(
+        {
+            "id": str,
+            "node": str,
+            "site": str,
+            "public": str,
+            "replaces": int,
+            "made_at": str,
+            "expires_at": str,
+            "used_by": str,
+            "used_at": str,
+        },
+        pk="id",
+        not_null={"node", "site", "public", "replaces", "made_at", "expires_at"},
+        strict=True,
+    )
+    db.table("certificates").create(
+        {
+            "serial": str,
+            "node": str,
+            "node_key": str,
+            "public": bytes,
+            "nonce": str,
+            "issued_at": str,
+            "expires_at": str,
+            "chain": bytes,
+            "revoked_at": str,
+        },
+        pk="serial",
+        not_null={"node", "node_key", "public", "nonce", "issued_at", "expires_at", "chain"},
+        strict=True,
+    )
+    db.table("certificates").create_index(["node", "issued_at"])
+    db.table("gone_keys").create(
+        {"key": str, "node": str, "why": str, "at": str},
+        pk="key",
+        not_null={"node", "why", "at"},
+        strict=True,
+    )
+
+
+@migrations()
 def m008_commands(db: Database) -> None:
     """What nodes were commanded; what each generation said, and which one is a return."""
     db.table("commands").create(

@@ -14,10 +14,11 @@ from typing import Any
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import EquivocationError, MalformedError, RefusedError
-from appliance.hub import store
+from appliance.hub import heads, store
 from appliance.hub.identity import HubIdentity
 from appliance.hub.store import NodeRow
 from appliance.kit.clock import rfc3339
+from appliance.ledger.chain import Head
 from appliance.sync.batch import Batch
 from appliance.trust import floor, receipt
 from appliance.trust.envelope import Addressee, Slot, seal, whole
@@ -86,6 +87,7 @@ def take(db: sqlite3.Connection, row: NodeRow, found: Receipt, envelope: bytes, 
             (*where, found.hash, found.previous, said["kind"], said["issued"], *found.audit, at,
              envelope),
         )  # fmt: skip
+    heads.witness(db, (row.node, found.epoch), Head(*found.audit), at)
     if not known:
         return "new"
     error = EquivocationError(f"two different receipts call themselves {found.seq}")

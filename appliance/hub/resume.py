@@ -67,13 +67,15 @@ def _generation(db: sqlite3.Connection, name: str, applied: Mapping[str, Any]) -
         release(db, name)  # it follows nobody's word yet, so there is none to contradict
         return
     own, envelope = (0, None) if row is None else (int(row[0]), row[1])
-    if follows < own or (follows == own and envelope and _is_ours(bytes(envelope), applied)):
-        release(db, name)
-    elif follows > own or is_held(db, name):
+    same = follows == own and envelope is not None
+    ours = same and _is_ours(bytes(envelope or b""), applied)
+    if follows > own or (follows == own and is_held(db, name) and not ours):
         _raise(db, name, follows)
         db.execute("INSERT INTO resuming VALUES (?) ON CONFLICT DO NOTHING", (name,))
-    else:
+    elif same and not ours:
         _raise(db, name, own + 1)  # no number may ever stand for two contents
+    else:
+        release(db, name)
 
 
 def _is_ours(envelope: bytes, applied: Mapping[str, Any]) -> bool:
@@ -127,8 +129,8 @@ def _put_gap(
         (*where, first, count, at),
     )
     db.execute(
-        "INSERT INTO records (node, epoch, stream, seq, record) VALUES (?, ?, ?, ?, ?)",
-        (*where, first, wire.dumps(record).decode()),
+        "INSERT INTO records (node, epoch, stream, seq, record, span) VALUES (?, ?, ?, ?, ?, ?)",
+        (*where, first, wire.dumps(record).decode(), count),
     )
 
 

@@ -7,22 +7,21 @@ import asyncio
 import datetime
 import logging
 import sqlite3
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
-from appliance.hub import receipts, resume, store, words
+from appliance.hub import heads, receipts, resume, roster, store, words
 from appliance.hub.identity import HubIdentity
+from appliance.hub.intake import Arrived, Intake, Opened, Refused
 from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.commit import Effect, GroupCommit
-from appliance.ledger.streams import Stream
 from appliance.sync import mqtt
-from appliance.sync.batch import open_batch
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
 from appliance.sync.topics import EVERY_NODE, NodeTopics, Upward, parse_upward
 from appliance.trust.envelope import Addressee, Slot, accept, check_expiry, seal, whole
@@ -32,11 +31,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DESIRED_LIFETIME = datetime.timedelta(days=180)
-_ACK_LIFETIME = datetime.timedelta(days=30)
 _MOST_LINK_BYTES = 4096
-_MOST_AT_ONCE = 200
+_MOST_AT_ONCE = 500
 _STABLE_S = 10.0
-_GATHER_S = 0.02
+_GATHER_S = 0.05
+"""How long a batch may wait for others, so that they share a transaction."""
+_GREETED_AT_ONCE = 100
 
 
 class Desk(Protocol):
@@ -66,6 +66,7 @@ class HubService:
         self._clock = clock
         self._connection: Connection | None = None
         self._desks: dict[str, Desk] = {}
+        self.intake = Intake(identity, db, clock)
 
     def add(self, kind: str, desk: "Desk") -> None:
         """Have a desk take what comes on topics of a kind (``topics.Upward``)."""
@@ -111,32 +112,35 @@ class HubService:
             "time": None if answer is None else wire.loads(answer, what="the signed time"),
         }
 
-    async def replay(self, row: NodeRow, messages: "Iterable[Message]") -> list[dict[str, Any]]:
-        """Take in what came by another road as if the broker had brought it, in this order."""
-        results: list[dict[str, Any]] = []
-        for message in messages:
+    async def replay(self, row: NodeRow, messages: "Sequence[Message]") -> list[dict[str, Any]]:
+        """Take in what came by another road as if the broker had brought it; say what became of it.
+
+        Raises:
+            NoSpaceError, StateUnusableError: not all of it was taken in; hand it in again.
+        """
+        own = [m for m in messages if (u := parse_upward(m.topic)) and u.node == row.node]
+        arrived, others = _sorted(own)
+        strange = ScopeError(f"what the stick holds for {row.node} names another node")
+        refused: list[ApplianceError] = [strange] * (len(messages) - len(own))
+        refused += [each.error for each in (await self.intake.take(arrived)).refused]
+        for message in others:
             upward = parse_upward(message.topic)
-            if upward is None or upward.node != row.node:
-                results.append({"result": "refused", **ScopeError("not of this node").to_wire()})
-                continue
+            assert upward is not None
             try:
                 await self._take(row, upward, message.payload)
-                results.append({"result": "taken"})
             except RefusedError as error:
                 await self._refuse(upward, message.topic, error)
-                results.append({"result": "refused", **error.to_wire()})
-        return results
+                refused.append(error)
+        taken = [{"result": "taken"}] * (len(messages) - len(refused))
+        return [*taken, *({"result": "refused", **error.to_wire()} for error in refused)]
 
     async def answers(self, name: str) -> list[Message]:
         """Return all that there is to say to a node now, for another road to carry."""
         row = self._db.read(partial(store.node, name=name))
         topics = NodeTopics(NodeId(row.node))
-        said = {
-            topics.ack: self._acknowledgement(row),
-            topics.time: self._signed_time(row),
-            topics.desired: await self._envelope(name),
-        }
+        said = {topics.time: self._signed_time(row), topics.desired: await self._envelope(name)}
         found = [Message(topic, data) for topic, data in said.items() if data is not None]
+        found += await self.intake.acknowledgements([name])
         return [*found, *(m for desk in self._desks.values() for m in desk.messages(row))]
 
     async def _connected(self) -> None:
@@ -146,50 +150,89 @@ class HubService:
             self._connection, self.connected = connection, True
             receiving = asyncio.create_task(self._receive(connection))
             closed = asyncio.create_task(connection.closed.wait())
+            greeting = asyncio.create_task(self._greet(connection))
             try:
-                for row in self._db.read(store.nodes):
-                    self._acknowledge(connection, row)
-                    self._tell_time(connection, row)
-                    self.tell(row)
-                    await self.say(row.node)
                 await asyncio.wait({receiving, closed}, return_when=asyncio.FIRST_COMPLETED)
                 if receiving.done():
                     receiving.result()
                 log.info("disconnected: %s", connection.why)
             finally:
                 self._connection, self.connected = None, False
-                for task in (receiving, closed):
+                for task in (receiving, closed, greeting):
                     task.cancel()
-                await asyncio.gather(receiving, closed, return_exceptions=True)
+                await asyncio.gather(receiving, closed, greeting, return_exceptions=True)
+
+    async def _greet(self, connection: Connection) -> None:
+        """Say to every node what it may not have heard; a broker that was killed forgot it."""
+        names = self._db.read(store.names)
+        try:
+            for n in range(0, len(names), _GREETED_AT_ONCE):
+                part = names[n : n + _GREETED_AT_ONCE]
+                for message in await self.intake.acknowledgements(part):
+                    connection.publish(message.topic, message.payload, retain=True)
+                for name in part:
+                    row = self._db.read(partial(store.node, name=name))
+                    self._tell_time(connection, row)
+                    self.tell(row)
+                await asyncio.gather(*(self.say(name) for name in part))
+        except ApplianceError as error:  # a full disk: what is asked is said at the next report
+            log.warning("not everything could be said: %s", error)
 
     async def _receive(self, connection: Connection) -> None:
-        """Take messages many at a time, so that they share a commit and an acknowledgement."""
-        while True:
-            messages = [await connection.messages.get()]
-            await asyncio.sleep(_GATHER_S)
-            while len(messages) < _MOST_AT_ONCE and not connection.messages.empty():
-                messages.append(connection.messages.get_nowait())
-            heard = await asyncio.gather(*(self._handle(m) for m in messages))
-            for name in sorted({name for name in heard if name is not None}):
-                self._acknowledge(connection, self._db.read(partial(store.node, name=name)))
+        """Take messages many at a time, so that they share a commit and an acknowledgement.
 
-    async def _handle(self, message: Message) -> str | None:
-        """Take one message in; return the node that waits for an acknowledgement, if one does."""
+        While one group is committed and answered, the next is gathered and verified.
+        """
+        answering = asyncio.create_task(asyncio.sleep(0))
+        try:
+            while True:
+                messages = await self._gather(connection)
+                arrived, others = _sorted(messages)
+                opened = await self.intake.open(arrived)
+                await answering
+                await asyncio.gather(*(self._handle(message) for message in others))
+                answering = asyncio.create_task(self._answer(connection, opened))
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+    async def _gather(self, connection: Connection) -> list[Message]:
+        waiting = connection.messages
+        messages = [await waiting.get()]
+        if waiting.qsize() < _MOST_AT_ONCE:
+            await self._clock.sleep(_GATHER_S)
+        while len(messages) < _MOST_AT_ONCE and not waiting.empty():
+            messages.append(waiting.get_nowait())
+        return messages
+
+    async def _answer(self, connection: Connection, opened: list[Opened | Refused]) -> None:
+        try:
+            taken = await self.intake.commit(opened)
+        except ApplianceError as error:  # a full disk: nothing is acknowledged, all comes again
+            log.warning("%d batches could not be taken in: %s", len(opened), error)
+            return
+        for message in await self.intake.acknowledgements(sorted(taken.heard)):
+            connection.publish(message.topic, message.payload, retain=True)
+        for name in sorted(taken.asking):
+            self._tell_time(connection, self._db.read(partial(store.node, name=name)))
+
+    async def _handle(self, message: Message) -> None:
+        """Take in what is no batch."""
         upward = parse_upward(message.topic)
         if upward is None or not message.payload:
-            return None
+            return
         try:
             row = self._db.read(lambda db: store.node(db, upward.node))
-            return await self._take(row, upward, message.payload)
+            await self._take(row, upward, message.payload)
         except RefusedError as error:
             await self._refuse(upward, message.topic, error)
         except ApplianceError as error:
             log.warning("%s: %s", message.topic, error)
         except Exception:  # one node's message must not end the service of all the others
             log.exception("could not take in what came on %s", message.topic)
-        return None
 
-    async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> str | None:
+    async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
+        roster.check_not_revoked(row)
         if upward.kind == "state":
             await self._link(row, payload)
         elif upward.kind == "reported":
@@ -197,10 +240,6 @@ class HubService:
         elif (desk := self._desks.get(upward.kind)) is not None:
             await desk.take(row, upward.name, payload)
             self.tell(row)
-        elif upward.kind == "stream":
-            await self._batch(row, upward, payload)
-            return row.node
-        return None
 
     async def _link(self, row: NodeRow, payload: bytes) -> None:
         if len(payload) > _MOST_LINK_BYTES:
@@ -220,26 +259,20 @@ class HubService:
         if not isinstance(found.get("dbEpoch"), str) or not isinstance(found.get("applied"), dict):
             raise MalformedError(f"the report of {row.node} does not say what it applied")
         found = resume.of_this_director(found, self._identity.director_epoch)
-        if not await self._write(
-            lambda db: store.set_reported(db, row.node, found, number, rfc3339(now))
-        ):
+        head, at = heads.named(found), rfc3339(now)
+
+        def effect(db: sqlite3.Connection) -> bool:
+            before = store.node(db, row.node).reported or {}
+            if not store.set_reported(db, row.node, found, number, at):
+                return False
+            heads.reported(db, (row.node, str(found["dbEpoch"])), head, before, at)
+            return True
+
+        if not await self._write(effect):
             return
         asked = self._db.read(lambda db: store.generation(db, row.node))
         if asked is not None and asked != found["applied"].get("generation"):
             await self.say(row.node)
-
-    async def _batch(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
-        sender = Addressee(self._identity.org, row.node, row.key, "")
-        found = open_batch(payload, {row.key}, sender, str(upward.name))
-        at, org = rfc3339(self._clock.utc()), self._identity.org
-
-        def effect(db: sqlite3.Connection) -> None:
-            if store.ingest(db, row.node, found, at) and found.stream == Stream.RECEIPTS:
-                receipts.take_batch(db, row, org, found, at)
-
-        await self._write(effect)
-        if found.stream == Stream.RECEIPTS and self._connection is not None:
-            self._tell_time(self._connection, row)
 
     def _signed_time(self, row: NodeRow) -> bytes | None:
         now = self._clock.utc()
@@ -250,29 +283,13 @@ class HubService:
         if envelope is not None:
             connection.publish(NodeTopics(NodeId(row.node)).time, envelope)
 
-    def _acknowledge(self, connection: Connection, row: NodeRow) -> None:
-        """Say how far each stream was committed; only what is committed is ever named."""
-        envelope = self._acknowledgement(row)
-        if envelope is not None:
-            connection.publish(NodeTopics(NodeId(row.node)).ack, envelope, retain=True)
-
-    def _acknowledgement(self, row: NodeRow) -> bytes | None:
-        found = self._db.read(lambda db: store.positions(db, row.node))
-        if row.db_epoch is None or not found:
-            return None
-        streams = {
-            p.stream: {"epoch": p.epoch, "upto": p.upto, "hash": p.hash}
-            for p in found
-            if p.epoch == row.db_epoch
-        }
-        to = Addressee(self._identity.org, row.node, row.key, row.db_epoch)
-        now, key = self._clock.utc(), self._identity.sync
-        body = {"streams": streams}
-        return seal(Slot.ACK, to, body, key, issued=now, lifetime=_ACK_LIFETIME)
-
     async def _envelope(self, name: str) -> bytes | None:
-        row = self._db.read(lambda db: store.node(db, name))
         now = self._clock.utc()
+        too_old = rfc3339(now - _DESIRED_LIFETIME / 2)
+        kept = self._db.read(lambda db: store.kept(db, name, too_old))
+        if kept is not None or self._db.read(lambda db: store.generation(db, name)) is None:
+            return kept
+        row = self._db.read(lambda db: store.node(db, name))
 
         def sealed(db: sqlite3.Connection, ask: Ask) -> bytes:
             body: dict[str, Any] = {
@@ -286,7 +303,6 @@ class HubService:
             key, life = self._identity.director, _DESIRED_LIFETIME
             return seal(Slot.DESIRED, to, body, key, issued=now, lifetime=life)
 
-        too_old = rfc3339(now - _DESIRED_LIFETIME / 2)
         return await self._write(
             lambda db: store.sealed(db, row.node, rfc3339(now), too_old, partial(sealed, db))
         )
@@ -298,3 +314,18 @@ class HubService:
 
     def _write(self, effect: Effect[T]) -> Awaitable[T]:
         return asyncio.wrap_future(self._db.submit(effect))
+
+
+def _sorted(messages: Sequence[Message]) -> tuple[list[Arrived], list[Message]]:
+    """Return the batches, and what is none. Pure."""
+    arrived, others = [], []
+    for message in messages:
+        upward = parse_upward(message.topic)
+        if upward is None or not message.payload:
+            continue
+        if upward.kind == "stream":
+            stream = str(upward.name)
+            arrived.append(Arrived(upward.node, stream, message.payload, message.topic))
+        else:
+            others.append(message)
+    return arrived, others

@@ -2,15 +2,17 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from appliance.core import wire
 from appliance.core.documents import Document
-from appliance.errors import EquivocationError, NotFoundError, UsageError
+from appliance.errors import NotFoundError, UsageError
 from appliance.hub import resume
-from appliance.sync.batch import Batch
+from appliance.hub.ingest import ingest
+
+__all__ = ["ingest"]
 
 MOST_DOCUMENT_BYTES = 44 << 10
 """What a generation may hold, so that its envelope stays below 64 KiB."""
@@ -28,6 +30,8 @@ class NodeRow:
     reported: dict[str, Any] | None
     report: int | None
     heard_at: str | None
+    site: str | None = None
+    revoked_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,24 @@ class Ask:
     generation: int
     db_epoch: str
     documents: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose signature a node's batches need, and whether they are wanted still."""
+
+    key: str
+    revoked_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """How far the streams of a node's present ledger were committed, as it is told."""
+
+    node: str
+    key: str
+    db_epoch: str
+    streams: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +91,11 @@ def nodes(db: sqlite3.Connection) -> list[NodeRow]:
     return [_node(row) for row in db.execute("SELECT * FROM nodes ORDER BY node")]
 
 
+def names(db: sqlite3.Connection) -> list[str]:
+    """Return the names of all nodes."""
+    return [row[0] for row in db.execute("SELECT node FROM nodes ORDER BY node").fetchall()]
+
+
 def node(db: sqlite3.Connection, name: str) -> NodeRow:
     """Return one node.
 
@@ -86,6 +113,29 @@ def _node(row: sqlite3.Row) -> NodeRow:
     for name in ("link", "reported"):
         found[name] = None if found[name] is None else json.loads(found[name])
     return NodeRow(**found)
+
+
+def senders(db: sqlite3.Connection, names: Collection[str]) -> dict[str, Sender]:
+    """Return those of the nodes that were admitted."""
+    (text,) = db.execute(
+        "SELECT json_group_array(json_array(node, key, revoked_at)) FROM nodes"
+        " WHERE node IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(names)),),
+    ).fetchone()
+    return {name: Sender(key, revoked_at) for name, key, revoked_at in json.loads(text)}
+
+
+def committed(db: sqlite3.Connection, names: Collection[str]) -> list[Committed]:
+    """Return what is to be acknowledged to nodes; one that never said its epoch is left out."""
+    (text,) = db.execute(
+        "SELECT json_group_array(json_array(node, key, db_epoch, json(streams))) FROM (SELECT"
+        " n.node, n.key, n.db_epoch, json_group_object(p.stream,"
+        " json_object('epoch', p.epoch, 'upto', p.upto, 'hash', p.hash)) AS streams"
+        " FROM nodes AS n JOIN positions AS p ON p.node = n.node AND p.epoch = n.db_epoch"
+        " WHERE n.node IN (SELECT value FROM json_each(?)) GROUP BY n.node)",
+        (json.dumps(list(names)),),
+    ).fetchone()
+    return [Committed(*row) for row in json.loads(text)]
 
 
 def set_reported(
@@ -113,68 +163,6 @@ def set_link(db: sqlite3.Connection, name: str, link: dict[str, Any]) -> None:
     db.execute("UPDATE nodes SET link = ? WHERE node = ?", (wire.dumps(link).decode(), name))
 
 
-def ingest(db: sqlite3.Connection, name: str, batch: Batch, at: str) -> bool:
-    """Commit a batch if it is the next one of its stream; return whether it was.
-
-    A batch that was committed before is a repetition, and one that comes too early will come
-    again: neither changes anything. When a node was last heard is said by its reports alone, for
-    anybody who has a batch can hold it back or repeat it.
-
-    Raises:
-        EquivocationError: it does not continue what was committed.
-    """
-    last = db.execute(
-        "SELECT upto, hash FROM positions WHERE node = ? AND epoch = ? AND stream = ?",
-        (name, batch.epoch, batch.stream),
-    ).fetchone()
-    upto, previous = (0, "") if last is None else (int(last[0]), str(last[1]))
-    if batch.first > upto + 1:
-        return False
-    where = (name, batch.epoch, batch.stream)
-    if batch.first <= upto:
-        if resume.fill(db, where, (batch.first, batch.upto), at):
-            _insert(db, where, batch, at)
-            return True
-        _check_known(db, where, batch)
-        return False
-    if batch.previous != previous:
-        raise EquivocationError(
-            f"{name}: batch {batch.first} of {batch.stream} does not follow what was committed"
-        )
-    _insert(db, where, batch, at)
-    db.execute(
-        "INSERT INTO positions VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET upto = excluded.upto, hash = excluded.hash",
-        (*where, batch.upto, batch.hash),
-    )
-    return True
-
-
-def _insert(db: sqlite3.Connection, where: tuple[str, str, str], batch: Batch, at: str) -> None:
-    db.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*where, batch.first, len(batch.records), batch.hash, at),
-    )
-    db.executemany(
-        "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
-        (
-            (*where, batch.first + n, wire.dumps(record).decode())
-            for n, record in enumerate(batch.records)
-        ),
-    )
-
-
-def _check_known(db: sqlite3.Connection, where: tuple[str, str, str], batch: Batch) -> None:
-    known = db.execute(
-        "SELECT hash FROM batches WHERE node = ? AND epoch = ? AND stream = ? AND first = ?",
-        (*where, batch.first),
-    ).fetchone()
-    if known is None or known[0] != batch.hash:
-        raise EquivocationError(
-            f"{where[0]}: two different batches call themselves {batch.first} of {batch.stream}"
-        )
-
-
 def positions(db: sqlite3.Connection, name: str) -> list[Position]:
     """Return how far each stream of a node was committed."""
     rows = db.execute(
@@ -189,11 +177,14 @@ def records(
 ) -> list[dict[str, Any]]:
     """Return records of one epoch and stream, in the order of their numbers."""
     rows = db.execute(
-        "SELECT epoch, seq, record FROM records WHERE node = ? AND epoch = ? AND stream = ?"
+        "SELECT epoch, seq, record, span FROM records WHERE node = ? AND epoch = ? AND stream = ?"
         " AND seq > ? ORDER BY seq LIMIT ?",
         (name, *where, after, most),
     )
-    return [{**json.loads(r[2]), "epoch": r[0], "seq": r[1]} for r in rows]
+    return [
+        {**json.loads(r[2]), "epoch": r[0], "seq": r[1], **({"span": r[3]} if r[3] > 1 else {})}
+        for r in rows
+    ]
 
 
 def batches(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
@@ -281,6 +272,17 @@ def generation(db: sqlite3.Connection, name: str) -> int | None:
     """Return the number of what was last asked of a node, if anything ever was."""
     row = db.execute("SELECT generation FROM generations WHERE node = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def kept(db: sqlite3.Connection, name: str, too_old: str) -> bytes | None:
+    """Return the envelope that ``sealed`` would return without sealing anything."""
+    row = db.execute(
+        "SELECT g.envelope FROM generations AS g JOIN nodes AS n"
+        " ON n.node = g.node AND n.db_epoch = g.db_epoch WHERE g.node = ? AND g.sealed_at >= ?"
+        " AND NOT EXISTS (SELECT 1 FROM resuming WHERE node = g.node)",
+        (name, too_old),
+    ).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
 
 
 def sealed(

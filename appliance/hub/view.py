@@ -24,6 +24,7 @@ class State(StrEnum):
     STALE = "stale"
     SUSPECT = "suspect"
     NEVER_HEARD = "never heard"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,16 @@ def view(
     )
 
 
-def suspected(found: NodeView, why: str | None) -> NodeView:
-    """Return the view of a node of which two histories are known: a clone, or put back."""
+def suspected(found: NodeView, why: str | None, missing: str | None = None) -> NodeView:
+    """Return the view of a node of which two histories are known: a clone, or put back.
+
+    Args:
+        found: What it says of itself.
+        why: Where the histories part; None when there is one.
+        missing: Which audit records it signed for and never sent.
+    """
+    if missing is not None:
+        found = replace(found, why=f"{found.why}; {missing}")
     if why is None:
         return found
     return replace(found, state=State.SUSPECT, why=f"cloned or put back: {why}; {found.why}")
@@ -85,6 +94,8 @@ def held(found: NodeView, *, is_held: bool) -> NodeView:
 def _state(
     row: NodeRow, deployments: list[dict[str, Any]], now: datetime.datetime, heartbeat_s: float
 ) -> tuple[State, str]:
+    if row.revoked_at is not None:
+        return State.REVOKED, f"revoked at {row.revoked_at}: nothing of it is accepted"
     if row.heard_at is None or row.reported is None:
         return State.NEVER_HEARD, f"admitted {row.admitted_at}, no report yet"
     silent = (now - parse_rfc3339(row.heard_at)).total_seconds()

@@ -15,6 +15,7 @@ from appliance.errors import (
     MalformedError,
     NoSpaceError,
     NotFoundError,
+    RefusedError,
     SignatureError,
     UsageError,
 )
@@ -25,6 +26,7 @@ _STATUS: dict[type[ApplianceError], int] = {
     MalformedError: 400,
     UsageError: 400,
     SignatureError: 401,
+    RefusedError: 403,
     NotFoundError: 404,
     LockedError: 409,
     NoSpaceError: 507,

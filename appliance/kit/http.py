@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from appliance.errors import (
 )
 
 _PIECE_BYTES = 64 << 10
+_NO_CHECK_TIME = 0x200000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME."""
 
 
 class HttpClient:
@@ -50,20 +53,31 @@ class HttpClient:
 
     @classmethod
     def over_tcp(cls, url: str, who: str, hint: str, token: str = "") -> "HttpClient":
-        """Return a client of the server at ``http://HOST:PORT``.
+        """Return a client of the server at ``http://HOST:PORT`` or ``https://HOST:PORT``.
+
+        A certificate is verified without its dates: a clock that is wrong must not stop a renewal.
 
         Raises:
             UsageError: it is not such a URL.
         """
-        refused = UsageError(f"{url!r} is not the address of {who}", hint="http://HOST:PORT")
+        refused = UsageError(
+            f"{url!r} is not the address of {who}", hint="http://HOST:PORT or https://HOST:PORT"
+        )
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or 80
+            host, port = parts.hostname, parts.port
         except ValueError as error:  # a port or a bracket that makes no sense
             raise refused from error
-        if parts.scheme != "http" or not host:
+        if parts.scheme not in ("http", "https") or not host:
             raise refused
-        connect = lambda: http.client.HTTPConnection(host, port, timeout=180)  # noqa: E731
+
+        def connect() -> http.client.HTTPConnection:
+            if parts.scheme == "http":
+                return http.client.HTTPConnection(host, port, timeout=180)
+            context = ssl.create_default_context()
+            context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+            return http.client.HTTPSConnection(host, port, timeout=180, context=context)
+
         return cls(connect, f"{who} at {url}", hint, token)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -155,14 +155,14 @@ def restore(folder: Path, state: Path, at: str, *, replace: bool = False) -> Res
 
 def _check(found: Backup) -> NodeId:
     about = found.about
-    try:
-        node = node_id(str(about.get("node")))
-    except ValueError as error:
-        raise MalformedError(f"{found.folder} does not say whose backup it is") from error
     if about.get("kind") != _KIND or not isinstance(about.get(_MADE_OF), str):
         raise MalformedError(
             f"{found.folder} is not a node's backup", hint="a hub's: appliance hub restore FOLDER"
         )
+    try:
+        node = node_id(str(about.get("node")))
+    except ValueError as error:
+        raise MalformedError(f"{found.folder} does not say whose backup it is") from error
     if missing := {_DB, _ME, "identity/node.pem"} - found.files.keys():
         raise IncompleteError(f"{found.folder} lacks {', '.join(sorted(missing))}")
     return node

@@ -7,6 +7,7 @@ road was first, in which order sticks come, or how often.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,31 +73,34 @@ class Alone:
 
     def __init__(
         self, identity: NodeIdentity, ledger: Ledger, trust: TrustStore, clock: Clock,
-        take_time: Callable[[bytes], object],
+        takers: Mapping[str, Callable[[bytes], object]],
     ) -> None:  # fmt: skip
+        """``takers`` take what needs no director, by kind; each is called on a thread."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
         self._clock = clock
-        self._take_time = take_time
+        self._takers = takers
 
     async def down(self) -> Mapping[str, Receive]:
-        """Return who takes a word, an acknowledgement and a time; commands want a controller."""
+        """Return who takes what comes, but for commands: they want a controller."""
+        down: dict[str, Receive] = {k: partial(_call, take) for k, take in self._takers.items()}
         director = self._trust.director()
         if director is None:
-            return {}
+            return down
         me = Addressee(
             director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
         )
         inbox = FleetInbox(me, self._trust, self._ledger, self._clock, lambda: None)
-        return {"desired": inbox.desired, "ack": inbox.ack, "time": self._time}
+        return {**down, "desired": inbox.desired, "ack": inbox.ack}
 
     async def up(self) -> Sequence[Message]:
         """Return nothing: what runs is known to a controller alone."""
         return ()
 
-    async def _time(self, data: bytes) -> None:
-        await asyncio.to_thread(self._take_time, data)
+
+async def _call(take: Callable[[bytes], object], data: bytes) -> None:
+    await asyncio.to_thread(take, data)
 
 
 class Carrier:

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.kit.clock import Clock
 from appliance.kit.loop import Wake
@@ -20,6 +20,9 @@ from appliance.sync.mqtt import Message
 from appliance.sync.topics import NodeTopics
 from appliance.trust.envelope import Addressee
 from appliance.trust.store import TrustStore
+
+if TYPE_CHECKING:
+    from appliance.node.enrolment import Certificates
 
 log = logging.getLogger(__name__)
 _LOOK_S = 2.0
@@ -38,6 +41,7 @@ class Uplink:
         """Takes a signed time, or raises what stops it; called on a thread of its own."""
         self.hands = Hands()
         """What carries commands of the hub out; set it before ``run``."""
+        self.certificates: Certificates | None = None
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -95,11 +99,12 @@ class Uplink:
                 "desired": inbox.desired,
                 "ack": inbox.ack,
                 "time": self._time,
+                "cert": self._certificate,
                 "cmd": commands.command,
             },
             report=lambda: self._reporter.signed(me, key),
             report_version=lambda: self._board.version,
-            greet=commands.greet,
+            greet=lambda: [*commands.greet(), *self._greeting()],
         )
 
     async def down(self) -> Mapping[str, Receive]:
@@ -123,6 +128,23 @@ class Uplink:
             await self._inbox.look_again()
         if self._commands is not None:
             await self._commands.look_again()
+
+    def ask_certificate(self, request: bytes) -> bool:
+        """Hand a request for a certificate to the hub; return False when the link is down."""
+        if self._link is None or not self._link.state.connected:
+            return False
+        self._link.say(NodeTopics(self._identity.node).request, request)
+        return True
+
+    def _greeting(self) -> Iterable[Message]:
+        """Return what a new connection begins with."""
+        if self.certificates is not None and self.certificates.is_due():
+            topic = NodeTopics(self._identity.node).request
+            yield Message(topic, self.certificates.request())
+
+    async def _certificate(self, data: bytes) -> None:
+        if self.certificates is not None:
+            await asyncio.to_thread(self.certificates.take, data)
 
     async def _time(self, data: bytes) -> None:
         await asyncio.to_thread(self.on_time, data)

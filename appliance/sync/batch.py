@@ -44,6 +44,8 @@ class Batch:
     previous: str
     hash: str
     records: tuple[dict[str, Any], ...]
+    text: str = ""
+    """The signed payload as it was read: JSON whose ``records`` are these."""
 
     @property
     def count(self) -> int:
@@ -107,7 +109,8 @@ def open_batch(data: bytes, keys: Collection[str], sender: Addressee, stream: st
     """
     what = f"a batch of {sender.node}"
     opened = dsse.verify(data, Slot.BATCH, keys, what=what)
-    found = wire.loads(_unpack(opened.payload, what), what=what)
+    text = _unpack(opened.payload, what)
+    found = wire.loads(text, what=what)
     expected = {"org": sender.org, "node": sender.node, "nodeKey": sender.node_key}
     for name, value in {**expected, "stream": stream}.items():
         if found.get(name) != value:
@@ -122,7 +125,7 @@ def open_batch(data: bytes, keys: Collection[str], sender: Addressee, stream: st
     if not isinstance(epoch, str) or not isinstance(previous, str) or len(stream) > _MAX_STREAM:
         raise MalformedError(f"{what} has no epoch or no link to the one before it")
     digest = hashlib.sha256(opened.payload).hexdigest()
-    return Batch(stream, epoch, first, previous, digest, tuple(records))
+    return Batch(stream, epoch, first, previous, digest, tuple(records), text.decode())
 
 
 def _pack(

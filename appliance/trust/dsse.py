@@ -13,7 +13,7 @@ from typing import Any
 
 from appliance.core import wire
 from appliance.errors import MalformedError, SignatureError
-from appliance.trust.keys import SigningKey, verifies
+from appliance.trust.keys import Signer, verifies
 
 MAX_ENVELOPE_BYTES = 64 << 10
 _MAX_SIGNATURES = 16
@@ -36,17 +36,16 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def sign(payload_type: str, payload: bytes, key: SigningKey) -> bytes:
-    """Return an envelope around ``payload``, as JSON."""
+def sign(payload_type: str, payload: bytes, *keys: Signer) -> bytes:
+    """Return an envelope around ``payload``, as JSON, signed by each of ``keys``."""
+    signed = pae(payload_type, payload)
     return wire.dumps(
         {
             "payloadType": payload_type,
             "payload": base64.b64encode(payload).decode(),
             "signatures": [
-                {
-                    "keyid": key.public[:16],
-                    "sig": base64.b64encode(key.sign(pae(payload_type, payload))).decode(),
-                }
+                {"keyid": key.public[:16], "sig": base64.b64encode(key.sign(signed)).decode()}
+                for key in keys
             ],
         }
     )

@@ -24,7 +24,7 @@ from appliance.errors import (
 from appliance.kit.clock import parse_rfc3339, rfc3339
 from appliance.trust import dsse
 from appliance.trust.floor import Now
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 
 _NONCE = re.compile(r"[0-9a-f]{64}")
 
@@ -76,7 +76,7 @@ def seal(
     slot: Slot,
     to: Addressee,
     body: dict[str, Any],
-    key: SigningKey,
+    key: Signer,
     *,
     issued: datetime.datetime,
     lifetime: datetime.timedelta,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -62,8 +63,22 @@ class PublicKey:
         write_durably(path, wire.dumps(document) + b"\n")
 
 
+class Signer(Protocol):
+    """Who signs as a key: a file here, or a chip (TPM, HSM) that never gives its key away."""
+
+    @property
+    def public(self) -> str:
+        """The public half: 64 hex digits, Ed25519."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature of ``message``."""
+
+
 class SigningKey:
-    """A private key and its public half. Only this package touches ``private``."""
+    """A private key in a file and its public half: the one ``Signer`` so far.
+
+    Only this package touches ``private``.
+    """
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self.private = private

@@ -18,7 +18,7 @@ from appliance.core.ids import Digest
 from appliance.errors import ApplianceError, MalformedError, ScopeError
 from appliance.trust import dsse
 from appliance.trust.envelope import Slot, whole
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 
 MAX_RECEIPT_BYTES = 900 << 10
 _MOST_STORE = 8_000
@@ -122,7 +122,7 @@ def listed(held: Sequence[Digest]) -> list[Digest]:
     return list(held[:_MOST_STORE])
 
 
-def sign(payload: dict[str, Any], key: SigningKey) -> tuple[bytes, str]:
+def sign(payload: dict[str, Any], key: Signer) -> tuple[bytes, str]:
     """Return the envelope of a receipt, and the hash that the next one names."""
     data = wire.dumps(payload)
     return dsse.sign(Slot.RECEIPT, data, key), hashlib.sha256(data).hexdigest()

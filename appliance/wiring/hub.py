@@ -1,11 +1,15 @@
 """The hub."""
 
+import datetime
 import logging
+import sys
 from pathlib import Path
 
 from appliance.hub import identity
 from appliance.hub.api import HubApi
+from appliance.hub.authority import Authority
 from appliance.hub.commands import CommandDesk
+from appliance.hub.enrolment import Enrolment, Policy
 from appliance.hub.migrations import migrations
 from appliance.hub.service import HubService
 from appliance.kit import asgi
@@ -17,6 +21,8 @@ from appliance.sync.mqtt import BrokerAddress
 from appliance.wiring.daemon import Ending, is_loopback, run_until
 
 log = logging.getLogger(__name__)
+_SWITCH_S = 0.0005
+"""How long a thread that works may keep others waiting; SQLite's asks after each statement."""
 
 
 async def run_hub(state: Path, settings: HubSettings) -> None:
@@ -27,6 +33,7 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         LockedError, AddressBusyError: another runs there, or listens there.
         UsageError: the broker's address is not one.
     """
+    sys.setswitchinterval(_SWITCH_S)
     me = identity.load(state)
     broker = BrokerAddress.parse(settings.broker)
     with locked(state / "lock", what=f"the hub in {state}"):
@@ -35,11 +42,23 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         try:
             clock = SystemClock()
             service = HubService(me, db, broker, clock)
+            policy = Policy(_days(settings.certificate_days), _days(settings.renew_expired_days))
+            authority = Authority.of(state, me.org, clock.utc())
+            enrolment = Enrolment(me.org, state, authority, db, clock, policy)
+            enrolment.write_crl()
+            service.add("request", enrolment)
             loopback = is_loopback(settings.host)
             log.info("listening on %s port %d", settings.host, socket.getsockname()[1])
             commands = CommandDesk(me, db, clock)
             service.add("outcome", commands)
-            api = HubApi(db, service, clock, me.token, settings.heartbeat_s, loopback, commands)
+            api = HubApi(
+                db, service, clock, me.token, settings.heartbeat_s, loopback, enrolment, commands
+            )
             await run_until(Ending().asked, service.run(), asgi.serve(api.app(), socket))
         finally:
             db.close()
+
+
+def _days(count: float) -> datetime.timedelta:
+    """Return so many days; a hundred years is as good as for ever."""
+    return datetime.timedelta(days=min(count, 36_500))

@@ -105,7 +105,13 @@ def _services(core: NodeCore) -> LocalServices:
     return services_of(
         core,
         _network(core),
-        Alone(core.identity, core.ledger, core.trust, SystemClock(), core.answers.take_time),
+        Alone(
+            core.identity,
+            core.ledger,
+            core.trust,
+            SystemClock(),
+            {"time": core.answers.take_time, "cert": core.certificates.take},
+        ),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},
         log_lines=no_log,
         changed=unchanged,

@@ -38,11 +38,12 @@ from appliance.node.caretaker import Caretaker
 from appliance.node.carry import Carrier, Voice
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
+from appliance.node.enrolment import Certificates, Renewal
 from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
-from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node.loops import DiskLoop, MachineWatch, Passes, UsageLoop
 from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
 from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
@@ -83,6 +84,7 @@ class NodeCore:
     store: ModelStore
     receipts: ReceiptBook
     answers: AnswerTaker
+    certificates: Certificates
     importer: Importer
     software: Software
     reserve: Reserve
@@ -144,6 +146,7 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
                 store,
                 receipts,
                 answers,
+                Certificates(state, identity, ledger, trust, clock),
                 importer,
                 software,
                 reserve,
@@ -325,7 +328,8 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
-    uplink.on_time = core.answers.take_time
+    uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
+    renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
     marks.read()  # before the first pass: that a controller starts anew puts no model to sleep
@@ -342,7 +346,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
         await passes.now()
 
-    keeper = AuditKeeper(core.ledger, clock)
+    keeper, disk = AuditKeeper(core.ledger, clock), DiskLoop(state, core.reserve)
     overrides = OverrideLoop(core.ledger, clock, passes.now)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
@@ -370,12 +374,14 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
+            drive(disk.look, Wake(), clock, name="reserve", resync_s=30),
             drive(keeper.look, Wake(), clock, name="audit", resync_s=3600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
             drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
+            drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
             *([drive(asker.look, Wake(), clock, name="time", resync_s=600)] if by_link else ()),
@@ -403,6 +409,7 @@ def services_of(
         importer=core.importer,
         receipts=core.receipts,
         answers=core.answers,
+        certificates=core.certificates,
         care=core.care,
         software=core.software,
         gpus=core.gpus,

@@ -1,12 +1,15 @@
 """A node and its hub that know each other by sticks alone: folders, all of them."""
 
 import asyncio
+import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from appliance.core import wire
 from appliance.core.documents import Document
 from appliance.core.ids import NodeId
+from appliance.errors import NotFoundError
 from appliance.hub import store
 from appliance.hub.carrier import Replay, import_folder, import_letters
 from appliance.kit.clock import Clock
@@ -26,7 +29,7 @@ from tests.helpers.sticks import DAY, Desk, Site
 def carrier_of(node: Node, clock: Clock) -> Carrier:
     """Return a node's end of the stick road, as wiring builds it without a controller."""
     me = identity.load(node.state)
-    voice = Alone(me, node.ledger, node.trust, clock, node.answers.take_time)
+    voice = Alone(me, node.ledger, node.trust, clock, {"time": node.answers.take_time})
     return Carrier(me, node.ledger, node.trust, node.receipts, clock, voice)
 
 
@@ -46,7 +49,7 @@ class Speaking(Alone):
             "streams": {
                 s: {"written": p.written, "acknowledged": p.acked_upto, "hash": p.acked_hash}
                 for s in Stream
-                for p in [site.ledger.read(lambda db, s=s: streams.position(db, s))]
+                for p in [site.ledger.read(partial(streams.position, stream=s))]
             },
         }
         now = site.clock.utc()
@@ -69,7 +72,8 @@ class Carried:
         """Make the node's end over the ledger that is open now."""
         site = self.site
         me = NodeIdentity(NodeId(site.name), site.key)
-        self.voice = Speaking(me, site.ledger, site.trust, site.clock, site.answers.take_time)
+        takers = {"time": site.answers.take_time}
+        self.voice = Speaking(me, site.ledger, site.trust, site.clock, takers)
         self.voice.site = site
         self.carrier = Carrier(me, site.ledger, site.trust, site.book, site.clock, self.voice)
 
@@ -98,7 +102,8 @@ class Carried:
 
     def bring(self, stick: Path) -> list[Replay]:
         """Hand a stick in at the hub."""
-        import_folder(stick, self.desk.post)
+        with contextlib.suppress(NotFoundError):  # an empty one, to begin with
+            import_folder(stick, self.desk.post)
         return import_letters(stick, self.post, self.ask)
 
     def post(self, node: str, messages: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from appliance.kit.answers import application
 from appliance.node.api import (
     carry,
     deployments,
+    enrolment,
     gateway_keys,
     gpus,
     imports,
@@ -27,6 +28,7 @@ def local_api(services: LocalServices) -> Starlette:
     groups = (
         _node, deployments.routes, imports.routes, models.routes, receipts.routes,
         gateway_keys.routes, store.routes, software.routes, gpus.routes, carry.routes,
+        enrolment.routes,
     )  # fmt: skip
     return application([found for group in groups for found in group(services)])
 

@@ -40,6 +40,7 @@ from tests.conftest import ROOT
 from tests.fakes.controllers import FakeControllers
 from tests.fakes.gpus import FakeGpus
 from tests.helpers.carrying import carrier_of
+from tests.helpers.enrolling import certificates_of
 from tests.helpers.gguf import write_small_llama
 from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.organisation import Node
@@ -81,6 +82,7 @@ class Box:
             importer=self.node.importer,
             receipts=self.node.receipts,
             answers=self.node.answers,
+            certificates=certificates_of(self.node),
             care=care_of(self.node),
             software=Software(Shelf(self.node.state), self.controllers, StillClock()),
             gpus=self.gpus,

@@ -15,6 +15,7 @@ from appliance.errors import (
     MalformedError,
     StateUnusableError,
 )
+from appliance.kit.backup import Backup
 from appliance.kit.files import locked
 from appliance.ledger import chain, receipts, retained, streams
 from appliance.ledger.streams import Fact, Stream
@@ -159,9 +160,9 @@ def test_a_damaged_backup_changes_nothing(
 def test_a_restore_that_was_cut_leaves_no_node_and_may_be_run_again(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, real, puts, at = tmp_path / "new", backup.Backup.put, 0, 0
+    state, real, puts, at = tmp_path / "new", Backup.put, 0, 0
 
-    def put(self: backup.Backup, name: str, target: Path) -> None:
+    def put(self: Backup, name: str, target: Path) -> None:
         nonlocal puts
         puts += 1
         if puts == at:
@@ -170,7 +171,7 @@ def test_a_restore_that_was_cut_leaves_no_node_and_may_be_run_again(
 
     for stop_at in range(1, 30):
         at, puts = stop_at, 0
-        monkeypatch.setattr(backup.Backup, "put", put)
+        monkeypatch.setattr(Backup, "put", put)
         try:
             backup.restore(saved, state, LATER, replace=True)
         except KeyboardInterrupt:

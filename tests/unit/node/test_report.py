@@ -61,7 +61,7 @@ def test_a_report_says_what_is_in_force_and_how_it_departs_from_the_fleet(
     node.ledger.record(partial(desired.delete_locally, name="b", by="me", at="now")).result()
     asyncio.run(node.controller.reconcile())
     body = signed(node).payload
-    assert body["applied"] == {"generation": 7}
+    assert body["applied"] == {"generation": 7, "hash": "hash"}
     assert [d["name"] for d in body["deployments"]] == ["a", "c"]
     assert body["removed"] == ["b"]
     assert body["drift"] == {
@@ -73,7 +73,7 @@ def test_a_report_says_what_is_in_force_and_how_it_departs_from_the_fleet(
 
 def test_a_report_says_how_much_of_each_stream_the_hub_has(node: ControlledNode) -> None:
     node.ledger.note(*[Fact(Stream.USAGE, "t", "", {})] * 3).result()
-    assert reporter(node).streams()["usage"] == {"written": 3, "acknowledged": 0}
+    assert reporter(node).streams()["usage"] == {"written": 3, "acknowledged": 0, "hash": ""}
     assert set(reporter(node).streams()) == {str(s) for s in streams.Stream}
 
 

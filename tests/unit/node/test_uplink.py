@@ -142,3 +142,39 @@ def test_the_time_comes_back_over_the_link(pair: Pair) -> None:
 
     asyncio.run(story())
     assert taken == [b"signed"]
+
+
+def test_without_a_broker_a_stick_brings_the_word_and_takes_the_report_home(
+    pair: Pair,
+) -> None:
+    """What a running controller says and takes is the same by stick as over the link."""
+    service, row, node = pair.hub.service, pair.hub.row, pair.node
+
+    async def visit() -> list[str]:
+        messages = list(await pair.uplink.up())
+        results = await service.replay(row(), messages)
+        assert {r["result"] for r in results} == {"taken"}
+        down = await pair.uplink.down()
+        found = [m for m in await service.answers("box-1") if m.topic.endswith("desired")]
+        for message in found:
+            await down["desired"](message.payload)
+        return [m.topic for m in messages]
+
+    async def story() -> None:
+        assert await pair.uplink.down() == {}
+        assert await pair.uplink.up() == []
+        pair.name_director()
+        assert await visit() == ["ea1/box-1/up/reported"]
+        pair.in_tuf.list(variant())
+        node.bring(variant())
+        pair.hub.db.submit(lambda db: store.put_documents(db, "box-1", [deployment()])).result()
+        await visit()
+        assert node.ledger.read(desired.fleet).generation == 1
+        await node.controller.reconcile()
+        await visit()
+        reported = row().reported
+        assert reported is not None
+        assert reported["applied"]["generation"] == 1
+        assert pair.hub.refusals() == []
+
+    asyncio.run(story())

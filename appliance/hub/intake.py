@@ -1,0 +1,250 @@
+"""What comes on the streams, many batches at a time: opened on threads, committed together.
+
+OpenSSL, zstd and SQLite let go of Python's lock, so a few threads keep a machine busy. While one
+group is committed the next is opened; groups are committed in the order in which they came.
+"""
+
+import asyncio
+import datetime
+import logging
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from appliance.core.ids import NodeId
+from appliance.errors import ApplianceError, NotFoundError, RefusedError, RevokedError
+from appliance.hub import heads, receipts, store
+from appliance.hub.identity import HubIdentity
+from appliance.hub.ingest import Parcel, ingest_all, parcel
+from appliance.hub.store import Sender
+from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.commit import Effect, GroupCommit
+from appliance.ledger.streams import Stream
+from appliance.sync.batch import Batch, open_batch
+from appliance.sync.mqtt import Message
+from appliance.sync.topics import NodeTopics
+from appliance.trust.envelope import Addressee, Slot, seal
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+U = TypeVar("U")
+
+_ACK_LIFETIME = datetime.timedelta(days=30)
+_MOST_THREADS = 4
+_AT_A_TIME = 25
+"""Batches that a thread opens, or acknowledgements that it signs, before it asks for more."""
+_MOST_TEXT = 16 << 20
+"""Unpacked bytes that one transaction takes; a batch may unpack to 8 MiB."""
+_MOST_REFUSALS = 5
+"""So many refusals of one node in one group are noted; the rest only counted in the log."""
+_READ = frozenset({Stream.AUDIT, Stream.RECEIPTS})
+"""Streams whose records the hub reads itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An envelope on a node's stream, whichever road it came."""
+
+    node: NodeId
+    stream: str
+    envelope: bytes
+    road: str
+    """The topic or the file, for who reads the refusals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A batch whose signature is the node's; ``batch`` only if the hub reads its records."""
+
+    arrived: Arrived
+    parcel: Parcel
+    batch: Batch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A batch that was not taken, and why."""
+
+    arrived: Arrived
+    error: RefusedError
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a group.
+
+    ``heard`` are nodes to acknowledge, for a repetition too: its acknowledgement was lost.
+    ``asking`` brought receipts, in which they may ask for the time.
+    """
+
+    heard: set[str] = field(default_factory=set)
+    asking: set[str] = field(default_factory=set)
+    refused: list[Refused] = field(default_factory=list)
+
+
+class Intake:
+    """The way of batches into ``hub.db``, and of acknowledgements out of it."""
+
+    def __init__(self, identity: HubIdentity, db: GroupCommit, clock: Clock) -> None:
+        self._identity = identity
+        self._db = db
+        self._clock = clock
+        threads = min(_MOST_THREADS, max(2, os.cpu_count() or 1))
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hub intake")
+
+    async def take(self, arrived: Sequence[Arrived]) -> Taken:
+        """Open and commit; what came twice is known, what came too early will come again.
+
+        Raises:
+            NoSpaceError, StateUnusableError: nothing of it was committed, nothing is acknowledged.
+        """
+        return await self.commit(await self.open(arrived))
+
+    async def open(self, arrived: Sequence[Arrived]) -> list[Opened | Refused]:
+        """Verify, unpack and read strictly, on threads; the order stays.
+
+        Batches of nodes that nobody admitted are left out, and leave no trace but in the log.
+        """
+        parts = await asyncio.gather(*(self._call(self._open, part) for part in _parts(arrived)))
+        return [found for part in parts for found in part]
+
+    async def commit(self, found: Sequence[Opened | Refused]) -> Taken:
+        """Commit what was opened, one transaction for all that is small enough together.
+
+        Raises:
+            NoSpaceError, StateUnusableError: what was not committed is not acknowledged.
+        """
+        taken = Taken()
+        for group in _groups(found):
+            try:
+                done = [await self._write(partial(self._effect, group=group))]
+            except (ApplianceError, asyncio.CancelledError):
+                raise
+            except Exception:  # one batch must not keep out those that came with it
+                log.exception("a group of %d batches is taken in one by one", len(group))
+                done = await self._one_by_one(group)
+            for each in done:
+                taken.heard |= each.heard
+                taken.asking |= each.asking
+                taken.refused += each.refused
+        return taken
+
+    async def acknowledgements(self, names: Sequence[str]) -> list[Message]:
+        """Return, signed, how far the streams of each node were committed; never further."""
+        parts = (self._call(self._acknowledge, part) for part in _parts(names))
+        return [message for part in await asyncio.gather(*parts) for message in part]
+
+    def _open(self, arrived: Sequence[Arrived]) -> list[Opened | Refused]:
+        keys = self._db.read(lambda db: store.senders(db, {a.node for a in arrived}))
+        found: list[Opened | Refused] = []
+        for each in arrived:
+            try:
+                found.append(_opened(each, keys.get(each.node), self._identity.org))
+            except RefusedError as error:
+                log.warning("refused on %s (%s): %s", each.road, error.code, error)
+                found.append(Refused(each, error))
+            except ApplianceError as error:
+                log.warning("%s: %s", each.road, error)
+            except Exception:  # one node's message must not end the service of all the others
+                log.exception("could not take in what came on %s", each.road)
+        return found
+
+    async def _one_by_one(self, group: Sequence[Opened | Refused]) -> list[Taken]:
+        done: list[Taken] = []
+        for each in group:
+            try:
+                done.append(await self._write(partial(self._effect, group=[each])))
+            except (ApplianceError, asyncio.CancelledError):
+                raise
+            except Exception:
+                log.exception("could not take in what came on %s", each.arrived.road)
+        return done
+
+    def _effect(self, db: sqlite3.Connection, group: Sequence[Opened | Refused]) -> Taken:
+        at, taken = rfc3339(self._clock.utc()), Taken()
+        opened = [each for each in group if isinstance(each, Opened)]
+        taken.refused += [each for each in group if isinstance(each, Refused)]
+        done = ingest_all(db, [each.parcel for each in opened], at)
+        for place in done.new:
+            self._read(db, opened[place], at, taken)
+        for place, error in done.refused.items():
+            taken.refused.append(Refused(opened[place].arrived, error))
+            heads.suspect(db, opened[place].arrived.node, error.what)
+        taken.heard |= {o.arrived.node for n, o in enumerate(opened) if n not in done.refused}
+        _note(db, taken.refused, at)
+        return taken
+
+    def _read(self, db: sqlite3.Connection, found: Opened, at: str, taken: Taken) -> None:
+        batch, node = found.batch, found.arrived.node
+        if batch is None:
+            return
+        if batch.stream == Stream.AUDIT:
+            heads.extend(db, (node, batch.epoch), batch.first, batch.records, at)
+        else:
+            receipts.take_batch(db, store.node(db, node), self._identity.org, batch, at)
+            taken.asking.add(node)
+
+    def _acknowledge(self, names: Sequence[str]) -> list[Message]:
+        now, messages = self._clock.utc(), []
+        key = self._identity.sync
+        for found in self._db.read(lambda db: store.committed(db, names)):
+            to = Addressee(self._identity.org, found.node, found.key, found.db_epoch)
+            body = {"streams": found.streams}
+            envelope = seal(Slot.ACK, to, body, key, issued=now, lifetime=_ACK_LIFETIME)
+            messages.append(Message(NodeTopics(NodeId(found.node)).ack, envelope, retained=True))
+        return messages
+
+    def _call(self, call: Callable[[Sequence[T]], U], part: Sequence[T]) -> Awaitable[U]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, call, part)
+
+    async def _write(self, effect: Effect[T]) -> T:
+        return await asyncio.wrap_future(self._db.submit(effect))
+
+
+def _opened(arrived: Arrived, sender: Sender | None, org: str) -> Opened:
+    """Return an arrived batch as one that may be committed. Pure.
+
+    Raises:
+        NotFoundError: nobody admitted the node.
+        RevokedError: the node was revoked.
+        MalformedError, SignatureError, ScopeError: which defence stopped it.
+    """
+    if sender is None:
+        raise NotFoundError(f"no node {arrived.node!r} was admitted", hint="appliance hub admit")
+    if sender.revoked_at is not None:
+        raise RevokedError(f"{arrived.node} was revoked at {sender.revoked_at}")
+    who = Addressee(org, arrived.node, sender.key, "")
+    batch = open_batch(arrived.envelope, {sender.key}, who, arrived.stream)
+    return Opened(arrived, parcel(arrived.node, batch), batch if batch.stream in _READ else None)
+
+
+def _groups(found: Sequence[Opened | Refused]) -> Iterator[list[Opened | Refused]]:
+    group: list[Opened | Refused] = []
+    size = 0
+    for each in found:
+        length = len(each.parcel.text) if isinstance(each, Opened) else 0
+        if group and size + length > _MOST_TEXT:
+            yield group
+            group, size = [], 0
+        group.append(each)
+        size += length
+    if group:
+        yield group
+
+
+def _note(db: sqlite3.Connection, refused: Sequence[Refused], at: str) -> None:
+    counted: Counter[str] = Counter()
+    for each in refused:
+        node, error = each.arrived.node, each.error
+        counted[node] += 1
+        if counted[node] <= _MOST_REFUSALS:
+            store.refuse(db, (at, node, each.arrived.road, error.code, error.what))
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[n : n + _AT_A_TIME] for n in range(0, len(values), _AT_A_TIME))
