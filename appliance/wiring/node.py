@@ -315,6 +315,15 @@ def _status(
     }
 
 
+def _asking(core: NodeCore, settings: Settings) -> list[Coroutine[Any, Any, None]]:
+    """Return what asks the hub for the time, where there is a link to ask by."""
+    if not settings.sync.broker:
+        return []
+    clock = SystemClock()
+    asker = TimeAsker(core.ledger, clock, core.receipts.ask)
+    return [drive(asker.look, Wake(), clock, name="time", resync_s=600)]
+
+
 async def _serve(here: Here, running: Running, ending: Ending) -> None:
     core, settings, board, watch, wake = here.core, here.settings, here.board, here.watch, here.wake
     clock, state = SystemClock(), core.state
@@ -336,7 +345,6 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     demand = DemandLoop(marks, wake.set)
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
-    asker, by_link = TimeAsker(core.ledger, clock, core.receipts.ask), bool(settings.sync.broker)
     sampler = Sampler(core.ledger, clock, settings.sync, here.activity.tokens_per_second)
     notes = StateNotes(core.ledger, clock, board, reporter.state)
     log_budgets = BudgetLoop(core.ledger, settings.sync)
@@ -384,7 +392,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
-            *([drive(asker.look, Wake(), clock, name="time", resync_s=600)] if by_link else ()),
+            *_asking(core, settings),
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)

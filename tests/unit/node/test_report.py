@@ -61,7 +61,7 @@ def test_a_report_says_what_is_in_force_and_how_it_departs_from_the_fleet(
     node.ledger.record(partial(desired.delete_locally, name="b", by="me", at="now")).result()
     asyncio.run(node.controller.reconcile())
     body = signed(node).payload
-    assert body["applied"] == {"generation": 7, "hash": "hash"}
+    assert body["applied"] == {"generation": 7, "hash": "hash", "directorEpoch": 1}
     assert [d["name"] for d in body["deployments"]] == ["a", "c"]
     assert body["removed"] == ["b"]
     assert body["drift"] == {
