@@ -23,9 +23,10 @@ from appliance.core.ids import digest
 from appliance.errors import ApplianceError, CorruptError, SignatureError
 from appliance.ledger import commands as command_rows
 from appliance.ledger import meta, receipts, streams
-from appliance.node import commands, desired, fleet
+from appliance.node import commands, desired, enrolment, fleet
 from appliance.sync import batch
 from appliance.trust import (
+    certificates,
     documents,
     dsse,
     envelope,
@@ -548,6 +549,34 @@ ARGUMENTS = Defence(
     forgiving("the argument", answer=(words.Verb.RESTART, {})),
 )  # fmt: skip
 BEGUN = Defence("a counter is used up before the effect", command_rows, "start", doing_nothing())
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+CHAIN_CAP = Defence(
+    "a chain has at most 64 KiB", certificates, "MAX_CHAIN_BYTES", being(MUCH),
+    ((certificates.Chain, "parse"),),
+)  # fmt: skip
+ISSUER = Defence(
+    "a certificate is issued by an authority that offline keys named", enrolment, "check_chain",
+    forgiving("no authority"),
+)  # fmt: skip
+OWN_KEY = Defence(
+    "a certificate is for this node's own key", enrolment, "check_chain", forgiving("another key")
+)
+OWN_NAME = Defence(
+    "a certificate is in this node's name", enrolment, "check_chain", forgiving("another name")
+)
+FOR_CLIENTS = Defence(
+    "a certificate is for a client", enrolment, "check_chain", forgiving("not one for a client")
+)
+IN_FORCE = Defence(
+    "a certificate is in force at the node's time", certificates, "_check_dates", passing()
+)
+OLDER_CHAIN = Defence(
+    "a certificate never gives way to an older one", enrolment, "was_issued_by",
+    being(lambda *_: False), ((enrolment.Certificates, "_take"),),
+)  # fmt: skip
 PASSED_SCOPE = Defence(
     "a list that is passed on lists its publisher's own models", publishers, "_check_scope",
     passing(),
