@@ -19,6 +19,8 @@ from appliance.core import reading
 from appliance.core.demand import Mark
 from appliance.core.documents import API_VERSION, Site
 from appliance.core.state import Phase
+from appliance.hub.authority import Authority
+from appliance.hub.enrolment import Enrolment, Policy
 from appliance.kit.clock import rfc3339
 from appliance.ledger import budgets, meta, receipts
 from appliance.ledger.streams import Fact, Stream
@@ -28,6 +30,7 @@ from appliance.node.freshness import freshness
 from appliance.sync import mqtt
 from appliance.sync.mqtt import BrokerAddress
 from appliance.trust import floor
+from appliance.trust.documents import HUB_PATH
 from tests.fakes.broker import FakeBroker
 from tests.helpers.linked import Fleet, LinkedNode
 from tests.helpers.models import deployment
@@ -41,6 +44,7 @@ REPEATS_AN_HOUR = datetime.date(2027, 10, 31)
 TO_1970, TO_2038 = range(60, 63), range(200, 204)
 """Days on which the clock is somewhere else."""
 
+LIFE = datetime.timedelta(days=100)
 METRICS_BYTES = 1 << 20
 PLACE = {
     "apiVersion": API_VERSION,
@@ -74,6 +78,33 @@ class Year:
         assert isinstance(document, Site)
         apply = partial(desired.apply_locally, document=document, by="me", at="now")
         self.node.ledger.record(apply).result()
+        self.enrol(folder / "hub")
+
+    def enrol(self, folder: Path) -> None:
+        """Have the hub issue certificates for 100 days, and the node take its first."""
+        (folder / "identity").mkdir()
+        hub = self.fleet.hub
+        hub.clock.time = self.true
+        authority = Authority.of(folder, "acme", self.true)
+        policy = Policy(LIFE, datetime.timedelta(days=500))
+        desk = Enrolment("acme", folder, authority, hub.db, hub.clock, policy)
+        hub.service.add("request", desk)
+        self.node.sign(HUB_PATH, {"org": "acme", "epoch": 1, "ca": [authority.pem]})
+        answer = asyncio.run(desk.answer(self.node.certificates.request()))
+        self.node.certificates.take(str(answer["chain"]).encode())
+
+    async def is_renewed(self) -> None:
+        """Wait for another certificate, looking as the loop does: every ten minutes of a day."""
+        certificates = self.node.certificates
+        for _ in range(144):
+            chain = certificates.chain()
+            assert chain is not None
+            if chain.expires >= self.true + LIFE / 2:
+                return
+            await self.node.renewal.look()
+            await asyncio.sleep(0.05)
+            self.clock.passed += 600
+        raise AssertionError("the certificate was not renewed")
 
     def go(self, seconds: float) -> None:
         """Let time pass, everywhere."""
@@ -226,6 +257,8 @@ def test_a_year_alone_stops_nothing_and_the_first_contact_heals(
             held = year.node.ledger.read(lambda db: budgets.held(db, Stream.METRICS))
             assert held <= METRICS_BYTES
             assert year.node.left()["usage"] == year.usage
+            knows = days <= floor.SPAN.days  # beyond that it asks, because it cannot know
+            assert year.node.certificates.has_ended() == knows
 
             year.set_clock(at_last)
             await year.node.asker.look()
@@ -244,6 +277,7 @@ def test_a_year_alone_stops_nothing_and_the_first_contact_heals(
             await year.node.node.controller.reconcile()
             assert "newer-0" in year.node.node.driver.started
             await until(lambda: year.hub_knows(asked), "a report of it")
+            await year.is_renewed()
             # What was signed by a floor of more than 400 days ago is only heard after the answer.
             refused = set(year.fleet.hub.refusals("box-1"))
             assert refused <= ({"expired"} if days > floor.SPAN.days else set())

@@ -18,6 +18,7 @@ from appliance.ledger import streams
 from appliance.ledger.streams import Fact, Record, Stream
 from appliance.node import desired
 from appliance.node.asking import TimeAsker
+from appliance.node.enrolment import Certificates, Renewal
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.node.uplink import Uplink
@@ -62,6 +63,12 @@ class LinkedNode:
         )  # fmt: skip
         answers = AnswerTaker(node, key.public, self.ledger, trust, self.clock)
         self.uplink.on_time = answers.take_time
+        state = folder / "node"
+        (state / "identity").mkdir()
+        me = NodeIdentity(node, key)
+        self.certificates = Certificates(state, me, self.ledger, trust, self.clock)
+        self.uplink.certificates = self.certificates
+        self.renewal = Renewal(self.certificates, state, self.uplink.ask_certificate)
         book = ReceiptBook(node, key, self.ledger, trust, self.clock, list)
         self.asker = TimeAsker(self.ledger, self.clock, book.ask)
 
@@ -70,7 +77,11 @@ class LinkedNode:
         identity = hub.identity
         keys = {"keys": [identity.director.public], "sync": [identity.sync.public]}
         document = {"org": "acme", "epoch": epoch, **keys, "sites": ["*"], "verbs": []}
-        self.in_tuf.documents[DIRECTOR_PATH] = wire.dumps(document)
+        self.sign(DIRECTOR_PATH, document)
+
+    def sign(self, path: str, document: dict[str, Any]) -> None:
+        """Have offline keys say something of trust itself."""
+        self.in_tuf.documents[path] = wire.dumps(document)
         self.in_tuf.put()
         rederive(self.in_tuf.trust, self.ledger)
 
