@@ -147,6 +147,8 @@ class HubApi:
         body = {
             **asdict(found),
             "key": row.key,
+            "site": row.site,
+            "certificates": self.db.read(lambda db: roster.shown(db, row)),
             "reported": row.reported,
             "documents": self.db.read(lambda db: store.documents(db, name)),
             "positions": [asdict(p) for p in self.db.read(lambda db: store.positions(db, name))],

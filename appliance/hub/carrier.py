@@ -145,17 +145,23 @@ def import_letters(medium: Path, post: Post, ask: Ask) -> list[Replay]:
     """
     replays = []
     for node in courier.nodes(medium):
-        letters = list(courier.upward(medium, node))
-        if letters:
-            replays.append(_replay(medium, node, letters, post, ask))
+        made, packs = Replay(node), list[tuple[str, str, int]]()
+        letters = _noting(courier.upward(medium, node), packs)
+        if _replay(medium, _messages(letters, made), made, (post, ask)):
+            made.lacking = list(_lacking(packs, made.positions))
+            replays.append(made)
     return replays
 
 
-def _replay(medium: Path, node: NodeId, letters: list[Letter], post: Post, ask: Ask) -> Replay:
-    made = Replay(node)
-    messages = list(_messages(letters, made))
+def _replay(
+    medium: Path, messages: Iterator[dict[str, Any]], made: Replay, hub: tuple[Post, Ask]
+) -> bool:
+    """Hand messages in, a group at a time; return whether there were any."""
+    post, ask = hub
+    node, none = NodeId(made.node), True
     try:
         for group in _groups(messages):
+            none = False
             answer = post(node, group)
             made.positions = answer["positions"]
             for result in answer["results"]:
@@ -163,12 +169,20 @@ def _replay(medium: Path, node: NodeId, letters: list[Letter], post: Post, ask: 
                     made.taken += 1
                 else:
                     made.refused.append(result)
+        if not none:
+            made.written = export_node(medium, node, ask)
     except NotFoundError as error:  # a stranger keeps nobody else's out
         made.refused.append(error.to_wire())
-        return made
-    made.lacking = list(_lacking(letters, made.positions))
-    made.written = export_node(medium, node, ask)
-    return made
+    return not none or bool(made.refused)
+
+
+def _noting(letters: Iterable[Letter], packs: list[tuple[str, str, int]]) -> Iterator[Letter]:
+    """Pass letters on, and note of which ledger and stream each pack is, and where it begins."""
+    for letter in letters:
+        if letter.kind == "stream":
+            epoch, first = courier.pack_of(letter.path.name)
+            packs.append((epoch, str(letter.name), first))
+        yield letter
 
 
 def _messages(letters: Iterable[Letter], made: Replay) -> Iterator[dict[str, Any]]:
@@ -192,16 +206,15 @@ def _topic(letter: Letter) -> str:
     }[letter.kind]
 
 
-def _lacking(letters: Iterable[Letter], positions: list[dict[str, Any]]) -> Iterator[str]:
+def _lacking(
+    packs: Iterable[tuple[str, str, int]], positions: list[dict[str, Any]]
+) -> Iterator[str]:
     """Say which records an earlier stick, or the link, has yet to bring."""
     known = {(p["epoch"], p["stream"]): p["upto"] for p in positions}
-    for letter in letters:
-        if letter.kind != "stream":
-            continue
-        epoch, first = courier.pack_of(letter.path.name)
-        upto = known.get((epoch, letter.name), 0)
+    for epoch, stream, first in packs:
+        upto = known.get((epoch, stream), 0)
         if first > upto + 1:
-            yield f"{letter.name}: records {upto + 1} to {first - 1} of the ledger {epoch}"
+            yield f"{stream}: records {upto + 1} to {first - 1} of the ledger {epoch}"
 
 
 def export_node(medium: Path, node: NodeId, ask: Ask) -> list[str]:

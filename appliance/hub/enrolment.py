@@ -10,7 +10,7 @@ import datetime
 import hmac
 import re
 import sqlite3
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +78,8 @@ class Enrolment:
         policy: Policy,
     ) -> None:  # fmt: skip
         self.authority = authority
+        self.on_gone: Callable[[str], None] = lambda _: None
+        """Called with a node's name when its key is gone, on the event loop's thread."""
         self._org = org
         self._state = state
         self._db = db
@@ -178,7 +180,7 @@ class Enrolment:
         """
         at = rfc3339(self._clock.utc())
         row = await self._write(lambda db: roster.revoke(db, node, why, at))
-        self.write_crl()
+        self._gone(node)
         return row
 
     async def replace(self, node: str, key: str) -> int | None:
@@ -190,7 +192,7 @@ class Enrolment:
         """
         at = rfc3339(self._clock.utc())
         found = await self._write(lambda db: roster.replace(db, node, key, at))
-        self.write_crl()
+        self._gone(node)
         return found
 
     def crl(self) -> bytes:
@@ -235,17 +237,21 @@ class Enrolment:
         self, asked: Asked, admitted: "_Admission | None" = None
     ) -> tuple[str, bytes]:
         now = self._clock.utc()
+        before = self._db.read(lambda db: roster.find(db, asked.node))
         chain = await self._write(lambda db: self._issue(db, asked, admitted, now))
-        if admitted is not None or asked.token is not None:
-            self.write_crl()  # it may have replaced another
+        if before is not None and before.key != asked.key:
+            self._gone(asked.node)
         return asked.node, chain
+
+    def _gone(self, node: str) -> None:
+        self.write_crl()
+        self.on_gone(node)
 
     def _issue(
         self, db: sqlite3.Connection, asked: Asked, admitted: "_Admission | None",
         now: datetime.datetime,
     ) -> bytes:  # fmt: skip
         at = rfc3339(now)
-        roster.check_key(db, asked.key)
         if asked.token is not None and admitted is None:
             roster.use_token(db, roster.token(db, asked.token.id), asked.node, asked.key, at)
             admitted = _Admission(asked.token.site, replaces=asked.token.replaces)

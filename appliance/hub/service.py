@@ -101,6 +101,12 @@ class HubService:
         if envelope is not None and self._connection is not None:
             self._connection.publish(NodeTopics(NodeId(name)).desired, envelope, retain=True)
 
+    def forget(self, name: str) -> None:
+        """Have the broker forget what it retains for a node whose key is gone."""
+        topics = NodeTopics(NodeId(name))
+        for topic in (topics.desired, topics.ack):
+            self._publish(Message(topic, b"", retained=True))
+
     async def take_receipts(self, row: NodeRow, envelopes: list[bytes]) -> dict[str, Any]:
         """Take in what came by another road; return what became of each, and a signed time."""
         org, at = self._identity.org, rfc3339(self._clock.utc())

@@ -42,11 +42,6 @@ def advance(db: sqlite3.Connection, first: int, records: Sequence[bytes]) -> Non
     _write(db, _HEAD, known)
 
 
-def forget(db: sqlite3.Connection) -> None:
-    """Begin the chain anew, in the transaction that begins a new epoch."""
-    db.execute("DELETE FROM meta WHERE key IN (?, ?)", (_HEAD, _START))
-
-
 def verify(records: Iterable[tuple[int, bytes]], witnesses: Mapping[int, str]) -> Head:
     """Recompute the chain over a run of records, and hold it against every witness in it.
 

@@ -46,7 +46,6 @@ def begin_epoch(db: sqlite3.Connection, at: str, made_at: str) -> NewEpoch:
     for table in _OF_AN_EPOCH & here:
         db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
     db.execute("DELETE FROM meta WHERE key IN ('time-nonce', 'receipts-omitted')")
-    chain.forget(db)
     retained.begin(db, Head())
     body: dict[str, Any] = {
         "epoch": old, "audit": head.to_wire(), "backup": made_at, "streams": stood

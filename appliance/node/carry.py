@@ -156,7 +156,7 @@ class Carrier:
                 kept.append(courier.pack_name(me.db_epoch, pack.first))
                 made.written += courier.write(medium, folder, {kept[-1]: pack.data})
                 made.streams[stream] = made.streams.get(stream, 0) + pack.records
-            courier.sweep(folder, me.db_epoch, kept)
+            courier.sweep(medium, folder, me.db_epoch, kept)
 
     def _seal(self, stream: Stream, me: Addressee) -> None:
         make = batch.maker(stream, me, self.identity.key, rfc3339(self._clock.utc()))

@@ -7,7 +7,7 @@ key of its own, ``identity/tls-key.pem``; the chain is ``identity/tls.pem``.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -284,18 +284,23 @@ class Renewal:
         return None
 
     def _over_http(self, url: str, request: bytes) -> None:
-        self._certificates.take(asked_over_http(url, request))
+        answer = asked_over_http(url, request, self._certificates.authorities())
+        self._certificates.take(answer)
 
 
-def asked_over_http(url: str, request: bytes) -> bytes:
+def asked_over_http(url: str, request: bytes, ca: Sequence[str] = ()) -> bytes:
     """Hand a request to the hub and return the chain that it answers, verified by nobody yet.
+
+    Over HTTPS the authorities in ``ca`` are trusted beside the system's; over HTTP nobody needs to
+    be, because the request holds no secret and the answer is verified by whoever takes it.
 
     Raises:
         ApplianceError: what the hub answered, as its own family.
         PeerUnreachableError: it did not answer.
         MalformedError: it answered something else.
     """
-    hub = HttpClient.over_tcp(url, "the hub", "check its address, and that appliance hub run runs")
+    hint = "check its address, and that appliance hub run runs"
+    hub = HttpClient.over_tcp(url, "the hub", hint, ca=ca)
     body = {"request": wire.loads(request, what="the request for a certificate")}
     chain = hub.call("POST", "/api/v1/enrol", body).get("chain")
     if not isinstance(chain, str) or len(chain) > MAX_CHAIN_BYTES:

@@ -16,7 +16,7 @@ from appliance.node.board import Board
 from appliance.node.desired import fleet
 from appliance.trust import floor
 from appliance.trust.envelope import Addressee, Slot, seal
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 
 _MOST_WANTED = 50
 """A report must stay small; what is left out is asked for when some of this has come."""
@@ -75,7 +75,7 @@ class Reporter:
             for s, p in found.items()
         }
 
-    async def signed(self, me: Addressee, key: SigningKey) -> bytes:
+    async def signed(self, me: Addressee, key: Signer) -> bytes:
         """Return the report as an envelope for ``up/reported``.
 
         It carries a number that grows, so that an old one that a broker repeats is known as old.

@@ -46,6 +46,7 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
             authority = Authority.of(state, me.org, clock.utc())
             enrolment = Enrolment(me.org, state, authority, db, clock, policy)
             enrolment.write_crl()
+            enrolment.on_gone = service.forget
             service.add("request", enrolment)
             loopback = is_loopback(settings.host)
             log.info("listening on %s port %d", settings.host, socket.getsockname()[1])

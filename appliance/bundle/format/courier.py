@@ -172,6 +172,8 @@ def receipts(medium: Path) -> Iterator[Carried]:
     """
     for node in nodes(medium):
         folder = receipts_folder(medium, node)
+        if not _is_inside(medium, folder):
+            continue
         found = [match for n in _names(folder, _MOST_RECEIPTS) if (match := _NAME.fullmatch(n))]
         for match in sorted(found, key=lambda m: (m["epoch"], int(m["seq"]))):
             file = match[0]
@@ -201,6 +203,8 @@ def upward(medium: Path, node: NodeId) -> Iterator[Letter]:
         CorruptError: a file cannot be read, or is no regular file.
     """
     top = up_folder(medium, node)
+    if not _is_inside(medium, top / "batches"):
+        return
     for stream in filter(_STREAM.fullmatch, _names(top / "batches", _MOST_PACKS)):
         folder = batches_folder(medium, node, stream)
         packs = [match for n in _names(folder, _MOST_PACKS) if (match := _PACK.fullmatch(n))]
@@ -220,7 +224,9 @@ def downward(medium: Path, node: NodeId) -> Iterator[Letter]:
         CorruptError: a file cannot be read, or is no regular file.
     """
     check_medium(medium)
-    yield from _letters(node, answers_folder(medium, node), _DOWN, "cmd")
+    folder = answers_folder(medium, node)
+    if _is_inside(medium, folder):
+        yield from _letters(node, folder, _DOWN, "cmd")
 
 
 def _letters(
@@ -231,18 +237,21 @@ def _letters(
         data = _read(folder / file, _MOST_LETTER + 1) if file in there else None
         if data is not None:
             yield Letter(node, kind, None, folder / file, (data,))
-    for match in filter(None, map(_COMMAND.fullmatch, there)):
+    commands = filter(None, map(_COMMAND.fullmatch, there))
+    for match in sorted(commands, key=lambda m: (len(m["id"]), m["id"])):  # ids are counters
         data = _read(folder / match[0], _MOST_LETTER + 1)
         if data is not None:
             yield Letter(node, command, match["id"], folder / match[0], (data,))
 
 
-def sweep(folder: Path, epoch: str, keep: Collection[str]) -> None:
+def sweep(medium: Path, folder: Path, epoch: str, keep: Collection[str]) -> None:
     """Remove an epoch's files of batches that the hub has acknowledged by now.
 
     Raises:
         StateUnusableError: the medium is read-only or damaged.
     """
+    if not _is_inside(medium, folder):
+        return
     with translated(f"clearing {folder}"):
         for name in _names(folder, _MOST_PACKS):
             match = _PACK.fullmatch(name)
@@ -269,6 +278,12 @@ def _check_inside(medium: Path, folder: Path) -> None:
             return
         if part.is_symlink() or (part.exists() and not part.is_dir()):
             raise StateUnusableError(f"{part} is there, but is not a folder")
+
+
+def _is_inside(medium: Path, folder: Path) -> bool:
+    """Whether no link leads from a medium to a folder below it."""
+    parts = folder.relative_to(medium).parts
+    return not any(medium.joinpath(*parts[: n + 1]).is_symlink() for n in range(len(parts)))
 
 
 def _names(folder: Path, most: int) -> list[str]:

@@ -20,7 +20,7 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.receipts import ReceiptRow
 from appliance.ledger.streams import Fact, Stream
 from appliance.trust import floor, receipt
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 from appliance.trust.receipt import EXPORTED, Event, Kind
 from appliance.trust.store import TrustStore
 
@@ -46,7 +46,7 @@ class ReceiptBook:
     """The receipts of one node."""
 
     def __init__(
-        self, node: NodeId, key: SigningKey, ledger: Ledger, trust: TrustStore, clock: Clock,
+        self, node: NodeId, key: Signer, ledger: Ledger, trust: TrustStore, clock: Clock,
         held: Callable[[], Sequence[Digest]],
     ) -> None:  # fmt: skip
         """``held`` returns the digests of all blobs in the store, sorted."""

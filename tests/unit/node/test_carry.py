@@ -176,6 +176,33 @@ def test_what_is_too_long_or_no_file_is_not_read(pair: Carried) -> None:
         list(courier.downward(stick, NodeId("box-1")))
 
 
+def test_commands_come_in_the_order_of_their_counters(pair: Carried) -> None:
+    stick = pair.stick("a")
+    down = courier.answers_folder(stick, "box-1")
+    courier.write(stick, down, {courier.down_name("cmd", str(n)): b"{}" for n in (10, 9, 100, 2)})
+    letters = list(courier.downward(stick, NodeId("box-1")))
+    assert [letter.name for letter in letters] == ["2", "9", "10", "100"]
+    with pytest.raises(ValueError, match="cannot be carried"):
+        courier.down_name("cmd", "../x")
+
+
+def test_links_on_a_stick_lead_nowhere(pair: Carried) -> None:
+    real, stick = pair.stick("real"), pair.stick("links")
+    pair.note(1)
+    pair.export(real)
+    pair.bring(real)
+    for name in ("up", "dn"):
+        (stick / name).mkdir()
+        (stick / name / "box-1").symlink_to(real / name / "box-1")
+    assert list(courier.downward(stick, NodeId("box-1"))) == []
+    assert list(courier.upward(stick, NodeId("box-1"))) == []
+    assert list(courier.receipts(stick)) == []
+    folder = courier.batches_folder(stick, "box-1", "usage")
+    before = files(real)
+    courier.sweep(stick, folder, pair.site.ledger.epoch, ())
+    assert files(real) == before
+
+
 def test_before_a_bundle_named_the_director_receipts_go_alone(pair: Carried) -> None:
     (pair.site.folder / "tuf" / "current" / "trust" / "director.json").unlink()
     stick = pair.stick("a")

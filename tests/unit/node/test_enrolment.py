@@ -256,9 +256,10 @@ def test_renewal_goes_to_the_hub_itself_when_the_broker_would_turn_us_away(
 ) -> None:
     asked: list[str] = []
 
-    def post(url: str, request: bytes) -> bytes:
+    def post(url: str, request: bytes, _: object) -> bytes:
         asked.append(url)
-        return str(asyncio.run(site.office.enrolment.answer(request))["chain"]).encode()
+        answer = asyncio.run(site.office.enrolment.answer(request))
+        return str(answer["chain"]).encode()
 
     monkeypatch.setattr(enrolment, "asked_over_http", post)
     site.enrol()
@@ -282,11 +283,12 @@ def test_a_node_that_cannot_know_the_time_asks_and_keeps_what_is_fresh(
     first, right = site.machine.chain().pem, site.clock.time
     site.certificates.remember_hub("http://hub:8090")
 
-    def post(_: str, request: bytes) -> bytes:
+    def post(_: str, request: bytes, __: object) -> bytes:
         """Answer as a hub whose clock is right."""
         lost, site.clock.time = site.clock.time, right
         try:
-            return asyncio.run(site.office.enrolment.answer(request))["chain"].encode()
+            answer = asyncio.run(site.office.enrolment.answer(request))
+            return str(answer["chain"]).encode()
         finally:
             site.clock.time = lost
 
