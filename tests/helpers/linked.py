@@ -12,12 +12,14 @@ from typing import Any
 from appliance.bundle.take.answers import AnswerTaker
 from appliance.bundle.take.receipts import ReceiptBook
 from appliance.core import wire
+from appliance.core.commands import Command, Verb
 from appliance.core.ids import NodeId
 from appliance.hub import store
 from appliance.ledger import streams
 from appliance.ledger.streams import Fact, Record, Stream
 from appliance.node import desired
 from appliance.node.asking import TimeAsker
+from appliance.node.commands import Hands
 from appliance.node.enrolment import Certificates, Renewal
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
@@ -68,6 +70,8 @@ class LinkedNode:
         me = NodeIdentity(node, key)
         self.certificates = Certificates(state, me, self.ledger, trust, self.clock)
         self.uplink.certificates = self.certificates
+        self.done: list[str] = []
+        self.uplink.hands = Hands(self._do)
         self.renewal = Renewal(self.certificates, state, self.uplink.ask_certificate)
         book = ReceiptBook(node, key, self.ledger, trust, self.clock, list)
         self.asker = TimeAsker(self.ledger, self.clock, book.ask)
@@ -76,7 +80,7 @@ class LinkedNode:
         """Have offline keys name the hub's keys."""
         identity = hub.identity
         keys = {"keys": [identity.director.public], "sync": [identity.sync.public]}
-        document = {"org": "acme", "epoch": epoch, **keys, "sites": ["*"], "verbs": []}
+        document = {"org": "acme", "epoch": epoch, **keys, "sites": ["*"], "verbs": list(Verb)}
         self.sign(DIRECTOR_PATH, document)
 
     def sign(self, path: str, document: dict[str, Any]) -> None:
@@ -129,6 +133,10 @@ class LinkedNode:
     def resend(self) -> None:
         """Let so much time pass that what nobody acknowledged is sent again."""
         self.clock.move(61)
+
+    async def _do(self, command: Command) -> dict[str, Any]:
+        self.done.append(command.id)
+        return {"ran": command.id}
 
     def close(self) -> None:
         self.ledger.close()

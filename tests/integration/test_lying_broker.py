@@ -311,6 +311,39 @@ def test_a_broker_that_drops_acknowledgements_doubles_nothing(fleet: Fleet, brok
     tell(story)
 
 
+def command(fleet: Fleet, node: LinkedNode, counter: int) -> bytes:
+    """Return a command of the director."""
+    args = {"deployment": "notes"}
+    body = {"directorEpoch": 1, "counter": counter, "verb": "restart-engine", "args": args}
+    now, key = fleet.hub.clock.utc(), fleet.hub.identity.director
+    return seal(Slot.COMMAND, me(node), body, key, issued=now, lifetime=DAY)
+
+
+def test_a_command_that_is_repeated_kept_and_moved_is_carried_out_once(
+    fleet: Fleet, broker: Broker
+) -> None:
+    node, victim = fleet.add("box-1"), fleet.add("box-2")
+
+    async def story() -> None:
+        async with lying(fleet, broker) as liar:
+            first, second = command(fleet, node, 1), command(fleet, node, 2)
+            for _ in range(5):
+                liar.say(node.topics.command("1"), first, retain=True)
+                liar.say(victim.topics.command("1"), first, retain=True)
+            liar.say(node.topics.command("2"), second)
+            await until(lambda: node.done == ["1", "2"], "both commands")
+            liar.say(node.topics.command("1"), first)
+            liar.say(node.topics.command("3"), first[:-30])
+            await until(lambda: ("command-refused", "malformed") in fleet.refused(node))
+            await until(lambda: liar.on(node.topics.outcome("2")), "the outcome")
+            await until(lambda: fleet.refused(victim) == [("command-refused", "scope")])
+        async with lying(fleet, broker):  # it still has the first one, and says it again
+            await settled(fleet)
+        assert (node.done, victim.done) == (["1", "2"], [])
+
+    tell(story)
+
+
 def test_batches_that_are_repeated_turned_round_and_moved_count_once(
     fleet: Fleet, broker: Broker
 ) -> None:
