@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,13 @@ from appliance.core.documents import Document, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.model import REVOKED
 from appliance.core.rollback import Rollback
-from appliance.errors import BadDocumentError, MalformedError, RefusedError, RevokedError
+from appliance.errors import (
+    BadDocumentError,
+    EquivocationError,
+    MalformedError,
+    RefusedError,
+    RevokedError,
+)
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.sparing import Sparing
 from appliance.ledger import meta, streams
@@ -184,13 +190,19 @@ class FleetInbox:
         told = accepted.payload.get("streams")
         if not isinstance(told, dict):
             raise MalformedError("an acknowledgement without streams")
-        for stream in Stream:
-            entry = told.get(stream)
-            if not isinstance(entry, dict) or entry.get("epoch") != self._me.db_epoch:
-                continue
-            upto, batch_hash = envelope.whole(entry, "upto"), str(entry.get("hash"))
-            free = partial(streams.acknowledge, stream=stream, upto=upto, batch_hash=batch_hash)
-            await asyncio.wrap_future(self._ledger.record(free))
+        entries = [
+            (stream, envelope.whole(entry, "upto"), str(entry.get("hash")))
+            for stream in Stream
+            if isinstance(entry := told.get(stream), dict)
+            and entry.get("epoch") == self._me.db_epoch
+        ]
+        free = partial(_free, told=entries)
+        if strange := await asyncio.wrap_future(self._ledger.record(free)):
+            raise EquivocationError(
+                f"the hub acknowledges what this node never sent, of {strange}",
+                hint="another machine may have its key, or its state folder was put back: "
+                "compare appliance audit verify with the hub",
+            )
 
     def _director(self) -> Director | None:
         return self._trust.director()
@@ -235,6 +247,24 @@ class FleetInbox:
         body = {"code": error.code, "why": why}
         at = rfc3339(self._clock.utc())
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, kind, at, body)))
+
+
+def _free(db: sqlite3.Connection, told: Iterable[tuple[Stream, int, str]]) -> str:
+    """Free what was acknowledged, all in one transaction; return the stream that is not as told.
+
+    One below the last is an old word come late, and one like it a repetition: both do nothing.
+    """
+    strange = ""
+    for stream, upto, batch_hash in told:
+        if streams.acknowledge(db, stream, upto, batch_hash):
+            continue
+        known = streams.position(db, stream)
+        is_old = upto < known.acked_upto or (upto, batch_hash) == (
+            known.acked_upto,
+            known.acked_hash,
+        )
+        strange = strange if is_old else strange or stream
+    return strange
 
 
 def _standing(db: sqlite3.Connection, epoch: int) -> tuple[tuple[int, str], dict[int, str]]:

@@ -392,9 +392,27 @@ def test_an_acknowledgement_frees_what_it_names(box: Box) -> None:
     asyncio.run(box.inbox.ack(ack(box, told(box))))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"hash": "other"}, {"epoch": "other"}, {"upto": 9}, {"upto": 0, "hash": ""}]
-)
+@pytest.mark.parametrize("changes", [{"hash": "other"}, {"upto": 9}, {"upto": 0}])
+def test_an_acknowledgement_of_what_was_never_sent_is_equivocation(
+    box: Box, changes: dict[str, Any]
+) -> None:
+    outbox = Outbox(box)
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(box.inbox.ack(ack(box, told(box, **changes))))
+    assert caught.value.exit_code == 31
+    assert outbox.left() == [1, 2]
+    assert box.audit()[-1][0] == "ack-refused"
+
+
+def test_one_strange_stream_does_not_keep_the_others_from_being_freed(box: Box) -> None:
+    outbox = Outbox(box)
+    audit = {"epoch": box.me.db_epoch, "upto": 5, "hash": "other"}
+    with pytest.raises(RefusedError):
+        asyncio.run(box.inbox.ack(ack(box, {**told(box), "audit": audit})))
+    assert outbox.left() == [2]
+
+
+@pytest.mark.parametrize("changes", [{"epoch": "other"}, {"upto": 0, "hash": ""}])
 def test_an_acknowledgement_of_something_else_frees_nothing(
     box: Box, changes: dict[str, Any]
 ) -> None:
