@@ -284,3 +284,19 @@ def test_a_year_alone_stops_nothing_and_the_first_contact_heals(
             year.ends_as_it_must()
 
     asyncio.run(story())
+
+
+def test_a_clock_that_is_believed_and_wrong_still_frees_the_log(year: Year) -> None:
+    async def story() -> None:
+        async with year.linked():
+            await year.fleet.introduced()
+            year.clock.move(300 * DAY)
+            year.node.note(Stream.USAGE, *range(1, 50))
+            await until(lambda: node_is_told(year.node), "the acknowledgements")
+            await year.fleet.ask(year.node, deployment("theirs"))
+            await until(lambda: "expired" in year.node.uplink.status()["refused"], "the refusal")
+            year.clock.move(-300 * DAY)
+            await year.fleet.hub.service.say("box-1")
+            await until(lambda: year.node.generation() == 1, "the word")
+
+    asyncio.run(story())
