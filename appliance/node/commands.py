@@ -36,7 +36,7 @@ from appliance.trust import envelope, floor
 from appliance.trust.documents import Director
 from appliance.trust.dsse import MAX_ENVELOPE_BYTES
 from appliance.trust.envelope import Accepted, Addressee, Slot
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class CommandInbox:
     """Takes commands, carries out each at most once, and says how it ended."""
 
     def __init__(
-        self, me: Addressee, key: SigningKey, trust: TrustStore, ledger: Ledger, clock: Clock,
+        self, me: Addressee, key: Signer, trust: TrustStore, ledger: Ledger, clock: Clock,
         hands: Hands,
     ) -> None:  # fmt: skip
         self.say: Say = lambda _topic, _payload: None
