@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.measure import Row, noise
 
 ROOT = Path(__file__).parent.parent
-SUITES = ("skeleton", "bundle", "kubernetes")
+SUITES = ("skeleton", "bundle", "kubernetes", "sync")
 
 
 def main() -> int:

@@ -69,15 +69,21 @@ def register(group: typer.Typer, hub: Hub) -> None:
         empty = f"{node} was never commanded"
         show(found, table(head, rows) if rows else empty, as_json=as_json)
 
-    def rollback(
+    def rollback(  # noqa: PLR0913, PLR0917 - each is an option
         node: Node,
         to: Annotated[int, typer.Option(min=1, help="The generation to return to.")],
         why: Annotated[str, typer.Option("--why", help="For whoever wonders later.")],
+        keep: Annotated[
+            bool,
+            typer.Option(
+                "--keep", help="What is asked for now is what it said; a restored hub forgot it."
+            ),
+        ] = False,
         url: Url = None,
         state_dir: HubStateDir = DEFAULT_HUB_STATE,
         as_json: AsJson = False,
     ) -> None:
-        body = {"to": to, "why": why}
+        body = {"to": to, "why": why, "keep": keep}
         answer = hub(state_dir, url).call("POST", f"/api/v1/nodes/{node}/rollback", body)
         text = f"{node}: generation {answer['generation']} says what {to} said"
         show(answer, text, as_json=as_json)

@@ -22,6 +22,7 @@ from appliance.hub.identity import HubIdentity
 from appliance.hub.store import NodeRow
 from appliance.kit.clock import Clock, parse_rfc3339, rfc3339
 from appliance.kit.commit import GroupCommit
+from appliance.ledger.streams import Stream
 from appliance.sync.mqtt import Message
 from appliance.sync.topics import NodeTopics
 from appliance.trust.envelope import Addressee, Slot, accept, check_expiry, seal, whole
@@ -110,7 +111,10 @@ class CommandDesk:
         """Return the commands that a node has not answered and that have not expired."""
         found = self.waiting(row)
         topics = NodeTopics(NodeId(row.node))
-        return [Message(topics.command(name), envelope) for name, envelope, _ in found]
+        return [
+            Message(topics.command(name), envelope, expires_s=left)
+            for name, envelope, left in found
+        ]
 
     def waiting(self, row: NodeRow) -> list[tuple[str, bytes, int]]:
         """Return id, envelope and remaining seconds of each; for a stick as for the broker."""
@@ -172,14 +176,31 @@ class CommandDesk:
                 " ORDER BY counter DESC LIMIT ?",
                 (name, _MOST_SHOWN),
             )
-            return [_issued(dict(row), now) for row in rows]
+            found = [dict(row) for row in rows]
+            late = [r for r in found if r["state"] == State.WAITING and r["expires"] <= now]
+            told = _of_the_audit(db, name) if late else {}
+            return [_issued(row, now, told.get(str(row["counter"]))) for row in found]
 
         return self._db.read(query)
 
 
-def _issued(row: Mapping[str, Any], now: str) -> Issued:
+def _of_the_audit(db: sqlite3.Connection, name: str) -> dict[str, dict[str, Any]]:
+    """Return what a node's audit records say of commands, by id, the newest of each."""
+    rows = db.execute(
+        "SELECT record FROM records WHERE node = ? AND stream = ? AND"
+        " (instr(record, ?) OR instr(record, ?)) ORDER BY epoch, seq",
+        (name, Stream.AUDIT, '"kind":"command-started"', '"kind":"command-ended"'),
+    )
+    bodies = (json.loads(row[0])["body"] for row in rows)
+    return {str(body.get("id")): body for body in bodies if isinstance(body, dict)}
+
+
+def _issued(row: Mapping[str, Any], now: str, told: Mapping[str, Any] | None) -> Issued:
     state, why = row["state"], row["why"]
-    if state == State.WAITING and row["expires"] <= now:
+    if told is not None and state == State.WAITING:
+        state = str(told.get("state", State.STARTED))
+        why = f"{told.get('why') or 'so its audit says'}; what it returned has not come"
+    elif state == State.WAITING and row["expires"] <= now:
         why = "it has expired; the node did not say that it began"
         state = "expired"
     return Issued(

@@ -45,10 +45,12 @@ def routes(desk: CommandDesk | None, service: HubService, db: GroupCommit) -> li
 
     async def roll_back(request: Request) -> Response:
         name, body = _name(request), await _object(request)
-        to, why = body.get("to"), body.get("why")
+        to, why, keep = body.get("to"), body.get("why"), body.get("keep", False)
         if not isinstance(to, int) or isinstance(to, bool) or not isinstance(why, str):
             raise UsageError("a rollback needs to, a generation, and why, a text")
-        done = db.submit(partial(words.roll_back, node=name, to=to, why=why))
+        if not isinstance(keep, bool):
+            raise UsageError("keep is neither true nor false")
+        done = db.submit(partial(words.roll_back, node=name, to=to, why=why, keep=keep))
         generation = await asyncio.wrap_future(done)
         await service.say(name)
         return JSONResponse({"node": name, "generation": generation, "to": to})

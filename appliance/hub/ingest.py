@@ -38,9 +38,10 @@ class Parcel:
 
 @dataclass(slots=True)
 class Ingested:
-    """What became of the parcels, by their place in the group; what is in neither was known."""
+    """What became of the parcels, by their place in the group; the rest came too early."""
 
     new: list[int] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
     refused: dict[int, EquivocationError] = field(default_factory=dict)
 
 
@@ -105,10 +106,12 @@ def ingest_all(db: sqlite3.Connection, parcels: Sequence[Parcel], at: str) -> In
     for place in repeated:
         each = parcels[place]
         there = known.get((*each.where, each.first))
-        if not there and resume.fill(db, each.where, (each.first, each.upto), at):
+        if there == each.hash:
+            found.known.append(place)
+        elif not there and resume.fill(db, each.where, (each.first, each.upto), at):
             _write(db, [each], {}, at)
             found.new.append(place)
-        elif there != each.hash:
+        else:
             found.refused[place] = _two_of_one(each)
     return found
 

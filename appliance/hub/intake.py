@@ -5,18 +5,25 @@ group is committed the next is opened; groups are committed in the order in whic
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, NotFoundError, RefusedError, RevokedError
+from appliance.errors import (
+    ApplianceError,
+    MalformedError,
+    NotFoundError,
+    RefusedError,
+    RevokedError,
+)
 from appliance.hub import heads, receipts, store
 from appliance.hub.identity import HubIdentity
 from appliance.hub.ingest import Parcel, ingest_all, parcel
@@ -43,6 +50,8 @@ _MOST_TEXT = 16 << 20
 """Unpacked bytes that one transaction takes; a batch may unpack to 8 MiB."""
 _MOST_REFUSALS = 5
 """So many refusals of one node in one group are noted; the rest only counted in the log."""
+_MOST_REMEMBERED = 20_000
+"""Envelopes that were taken in lately: nodes repeat them until they hear of it."""
 _READ = frozenset({Stream.AUDIT, Stream.RECEIPTS})
 """Streams whose records the hub reads itself."""
 
@@ -60,10 +69,14 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A batch whose signature is the node's; ``batch`` only if the hub reads its records."""
+    """A batch whose signature is the node's; ``batch`` only if the hub reads its records.
+
+    Without a ``parcel`` it is, byte for byte, one that was committed a while ago.
+    """
 
     arrived: Arrived
-    parcel: Parcel
+    name: bytes
+    parcel: Parcel | None
     batch: Batch | None
 
 
@@ -85,6 +98,8 @@ class Taken:
 
     heard: set[str] = field(default_factory=set)
     asking: set[str] = field(default_factory=set)
+    names: list[bytes] = field(default_factory=list)
+    """Of the envelopes that are committed now."""
     refused: list[Refused] = field(default_factory=list)
 
 
@@ -95,6 +110,7 @@ class Intake:
         self._identity = identity
         self._db = db
         self._clock = clock
+        self._lately: dict[bytes, None] = {}
         threads = min(_MOST_THREADS, max(2, os.cpu_count() or 1))
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hub intake")
 
@@ -133,6 +149,7 @@ class Intake:
                 taken.heard |= each.heard
                 taken.asking |= each.asking
                 taken.refused += each.refused
+                self._remember(each.names)
         return taken
 
     async def acknowledgements(self, names: Sequence[str]) -> list[Message]:
@@ -145,7 +162,7 @@ class Intake:
         found: list[Opened | Refused] = []
         for each in arrived:
             try:
-                found.append(_opened(each, keys.get(each.node), self._identity.org))
+                found.append(self._opened(each, keys.get(each.node)))
             except RefusedError as error:
                 log.warning("refused on %s (%s): %s", each.road, error.code, error)
                 found.append(Refused(each, error))
@@ -154,6 +171,32 @@ class Intake:
             except Exception:  # one node's message must not end the service of all the others
                 log.exception("could not take in what came on %s", each.road)
         return found
+
+    def _opened(self, arrived: Arrived, sender: Sender | None) -> Opened:
+        """Return an arrived batch as one that may be committed.
+
+        Raises:
+            NotFoundError: nobody admitted the node.
+            RevokedError: the node was revoked.
+            MalformedError, SignatureError, ScopeError: which defence stopped it.
+        """
+        node, stream = arrived.node, arrived.stream
+        if sender is None:
+            raise NotFoundError(f"no node {node!r} was admitted", hint="appliance hub admit")
+        if sender.revoked_at is not None:
+            raise RevokedError(f"{node} was revoked at {sender.revoked_at}")
+        name = _name(arrived, sender)
+        if name in self._lately:
+            return Opened(arrived, name, None, None)
+        who = Addressee(self._identity.org, node, sender.key, "")
+        batch = open_batch(arrived.envelope, {sender.key}, who, stream)
+        is_read = batch.stream in _READ
+        return Opened(arrived, name, parcel(node, batch), batch if is_read else None)
+
+    def _remember(self, names: Iterable[bytes]) -> None:
+        self._lately.update(dict.fromkeys(names))
+        for name in list(self._lately)[: max(0, len(self._lately) - _MOST_REMEMBERED)]:
+            del self._lately[name]
 
     async def _one_by_one(self, group: Sequence[Opened | Refused]) -> list[Taken]:
         done: list[Taken] = []
@@ -164,19 +207,27 @@ class Intake:
                 raise
             except Exception:
                 log.exception("could not take in what came on %s", each.arrived.road)
+                error = MalformedError("its records cannot be kept as they are")
+                refused = partial(self._effect, group=[Refused(each.arrived, error)])
+                done.append(await self._write(refused))
         return done
 
     def _effect(self, db: sqlite3.Connection, group: Sequence[Opened | Refused]) -> Taken:
         at, taken = rfc3339(self._clock.utc()), Taken()
-        opened = [each for each in group if isinstance(each, Opened)]
         taken.refused += [each for each in group if isinstance(each, Refused)]
-        done = ingest_all(db, [each.parcel for each in opened], at)
+        opened = [each for each in group if isinstance(each, Opened)]
+        parcels = [(each, each.parcel) for each in opened if each.parcel is not None]
+        done = ingest_all(db, [found for _, found in parcels], at)
         for place in done.new:
-            self._read(db, opened[place], at, taken)
+            self._read(db, parcels[place][0], at, taken)
         for place, error in done.refused.items():
-            taken.refused.append(Refused(opened[place].arrived, error))
-            heads.suspect(db, opened[place].arrived.node, error.what)
-        taken.heard |= {o.arrived.node for n, o in enumerate(opened) if n not in done.refused}
+            arrived = parcels[place][0].arrived
+            taken.refused.append(Refused(arrived, error))
+            heads.suspect(db, arrived.node, error.what)
+        taken.names += [parcels[place][0].name for place in (*done.new, *done.known)]
+        good = (found for place, (found, _) in enumerate(parcels) if place not in done.refused)
+        again = (each for each in opened if each.parcel is None)
+        taken.heard |= {each.arrived.node for each in (*good, *again)}
         _note(db, taken.refused, at)
         return taken
 
@@ -207,28 +258,18 @@ class Intake:
         return await asyncio.wrap_future(self._db.submit(effect))
 
 
-def _opened(arrived: Arrived, sender: Sender | None, org: str) -> Opened:
-    """Return an arrived batch as one that may be committed. Pure.
-
-    Raises:
-        NotFoundError: nobody admitted the node.
-        RevokedError: the node was revoked.
-        MalformedError, SignatureError, ScopeError: which defence stopped it.
-    """
-    if sender is None:
-        raise NotFoundError(f"no node {arrived.node!r} was admitted", hint="appliance hub admit")
-    if sender.revoked_at is not None:
-        raise RevokedError(f"{arrived.node} was revoked at {sender.revoked_at}")
-    who = Addressee(org, arrived.node, sender.key, "")
-    batch = open_batch(arrived.envelope, {sender.key}, who, arrived.stream)
-    return Opened(arrived, parcel(arrived.node, batch), batch if batch.stream in _READ else None)
+def _name(arrived: Arrived, sender: Sender) -> bytes:
+    """Return what stands for these bytes from this node, by this key, on this stream. Pure."""
+    where = f"{arrived.node}/{sender.key}/{arrived.stream}/".encode()
+    return hashlib.sha256(where + arrived.envelope).digest()
 
 
 def _groups(found: Sequence[Opened | Refused]) -> Iterator[list[Opened | Refused]]:
     group: list[Opened | Refused] = []
     size = 0
     for each in found:
-        length = len(each.parcel.text) if isinstance(each, Opened) else 0
+        parcel = each.parcel if isinstance(each, Opened) else None
+        length = 0 if parcel is None else len(parcel.text)
         if group and size + length > _MOST_TEXT:
             yield group
             group, size = [], 0

@@ -243,6 +243,7 @@ class HubService:
             await self._link(row, payload)
         elif upward.kind == "reported":
             await self._reported(row, payload)
+            self.tell(self._db.read(partial(store.node, name=row.node)))
         elif (desk := self._desks.get(upward.kind)) is not None:
             await desk.take(row, upward.name, payload)
             self.tell(row)

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,7 +218,7 @@ def documents(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
     return [json.loads(row[0]) for row in rows]
 
 
-def put_documents(db: sqlite3.Connection, name: str, found: list[Document]) -> int:
+def put_documents(db: sqlite3.Connection, name: str, found: Sequence[Document]) -> int:
     """Ask something of a node; return the generation that says so.
 
     Raises:

@@ -47,11 +47,16 @@ def history(db: sqlite3.Connection, node: str) -> dict[int, str]:
     return {int(number): str(digest) for number, digest in rows}
 
 
-def roll_back(db: sqlite3.Connection, node: str, to: int, why: str) -> int:
+def roll_back(db: sqlite3.Connection, node: str, to: int, why: str, *, keep: bool = False) -> int:
     """Ask a node for what an older generation said; return the generation that says so.
 
-    A generation that this hub does not know, because it was restored from a backup, stands for
-    what is asked for now: the node refuses it unless it said just that.
+    Args:
+        db: The hub's database.
+        node: Its name.
+        to: The generation to return to.
+        why: For whoever wonders later.
+        keep: What is asked for now is what that generation said; this hub does not know it any
+            more, because it was restored from a backup. The node refuses it unless that is so.
 
     Raises:
         NotFoundError: the node was never admitted.
@@ -63,23 +68,31 @@ def roll_back(db: sqlite3.Connection, node: str, to: int, why: str) -> int:
     newest = store.generation(db, node) or 0
     if not 0 < to <= newest:
         raise UsageError(f"{to} is not an older generation of {node}; the newest is {newest}")
-    digest = history(db, node).get(to)
-    if digest is None:
-        digest = digest_of(texts_of(store.documents(db, node)))
-    else:
-        (text,) = db.execute(
-            "SELECT documents FROM document_sets WHERE digest = ?", (digest,)
-        ).fetchone()
-        db.execute("DELETE FROM documents WHERE node = ?", (node,))
-        db.executemany(
-            "INSERT INTO documents VALUES (?, ?, ?, ?)",
-            (
-                (node, d["kind"], d["metadata"]["name"], wire.dumps(d).decode())
-                for d in json.loads(text)
-            ),
-        )
+    digest = digest_of(texts_of(store.documents(db, node)))
+    if not keep:
+        known = history(db, node).get(to)
+        if known is None:
+            raise UsageError(
+                f"generation {to} was never said to {node}, or before this hub was restored",
+                hint="ask for its documents with hub apply; if the node then refuses them as older,"
+                " add --keep",
+            )
+        digest = known
+        _put_back(db, node, digest)
     db.execute("INSERT OR REPLACE INTO rollbacks VALUES (?, ?, ?, ?)", (node, digest, to, why))
     return store.next_generation(db, node)
+
+
+def _put_back(db: sqlite3.Connection, node: str, digest: str) -> None:
+    row = db.execute("SELECT documents FROM document_sets WHERE digest = ?", (digest,)).fetchone()
+    db.execute("DELETE FROM documents WHERE node = ?", (node,))
+    db.executemany(
+        "INSERT INTO documents VALUES (?, ?, ?, ?)",
+        (
+            (node, d["kind"], d["metadata"]["name"], wire.dumps(d).decode())
+            for d in json.loads(row[0])
+        ),
+    )
 
 
 def restored(db: sqlite3.Connection, node: str, why: str) -> None:

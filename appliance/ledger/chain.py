@@ -14,7 +14,7 @@ from appliance.errors import CorruptError, IncompleteError
 from appliance.ledger import retained
 from appliance.ledger.head import GENESIS, Head
 
-__all__ = ["GENESIS", "Head", "advance", "forget", "head", "start", "verify"]
+__all__ = ["GENESIS", "Head", "advance", "head", "start", "verify"]
 
 _HEAD = "audit-head"
 _START = "audit-start"

@@ -80,8 +80,9 @@ class Reporter:
 
         It carries a number that grows, so that an old one that a broker repeats is known as old.
         """
-        number = await asyncio.wrap_future(self.ledger.record(meta.next_report))
-        nonce = await asyncio.wrap_future(self.ledger.record(commands.draw_nonce))
+        number, nonce = await asyncio.wrap_future(
+            self.ledger.record(lambda db: (meta.next_report(db), commands.draw_nonce(db)))
+        )
         counter, epoch = self.ledger.read(
             lambda db: (commands.last(db), commands.director_epoch(db))
         )

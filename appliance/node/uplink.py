@@ -15,6 +15,7 @@ from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.settings import SyncSettings
+from appliance.sync.broker import TlsSource, without_certificate
 from appliance.sync.link import Endpoints, Link, Receive
 from appliance.sync.mqtt import Message
 from appliance.sync.topics import NodeTopics
@@ -42,6 +43,8 @@ class Uplink:
         self.hands = Hands()
         """What carries commands of the hub out; set it before ``run``."""
         self.certificates: Certificates | None = None
+        self.tls: TlsSource = without_certificate
+        """Returns this node's certificate as it is now; asked before each connection."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -105,6 +108,7 @@ class Uplink:
             report=lambda: self._reporter.signed(me, key),
             report_version=lambda: self._board.version,
             greet=lambda: [*commands.greet(), *self._greeting()],
+            tls=self.tls,
         )
 
     async def down(self) -> Mapping[str, Receive]:

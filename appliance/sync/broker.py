@@ -84,8 +84,13 @@ class BrokerAddress:
             port = parts.port or _PORTS.get(parts.scheme, 0)
         except ValueError as error:
             raise refused from error
-        if parts.scheme not in _PORTS or not parts.hostname or not port or parts.username:
+        if parts.scheme not in _PORTS or not parts.hostname or not port:
             raise refused
+        if parts.username is not None:
+            raise UsageError(
+                "a broker's address has no name or password in it",
+                hint="a node shows its certificate: mqtts://HOST",
+            )
         path = parts.path if parts.path.strip("/") else _WEB_PATH
         return cls(parts.hostname, port, parts.scheme, path, _proxy(proxy), tls)
 
@@ -127,21 +132,19 @@ class BrokerAddress:
         assert line.sock is not None
         return line.sock
 
-    def secure(self, plain: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-        """Return TLS on a connection to the broker, who proved to be the one of this name.
+    def wrap(self, plain: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """Return TLS on a connection to the broker, before a word of it is spoken."""
+        return context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+
+    def greet(self, secure: ssl.SSLSocket) -> None:
+        """Begin TLS, and have the broker prove that it is the one of this name.
 
         Raises:
             OSError: it is not.
             PeerUnreachableError: its certificate ended long ago.
         """
-        made = context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
-        try:
-            made.do_handshake()
-            self._check_end(made)
-        except Exception:
-            made.close()
-            raise
-        return made
+        secure.do_handshake()
+        self._check_end(secure)
 
     def _check_end(self, secure: ssl.SSLSocket) -> None:
         found = self.tls()

@@ -11,6 +11,8 @@ import contextlib
 import logging
 import socket
 import ssl
+import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -35,6 +37,9 @@ _MOST_PACKET = 128 << 10
 _LEAST_PACKET = 66 << 10
 _MOST_WAITING_BYTES = 64 << 20
 """What comes in and is not taken yet; more of it is dropped, for all of it is said again."""
+_MOST_SILENCE_S, _MOST_AGE_S = 120.0, 900.0
+"""A broker that confirms nothing for the one, or leaves something unconfirmed for the other, is
+left: paho keeps all of it in memory."""
 _UNKNOWN_VERSION = "Unsupported protocol version"
 
 
@@ -75,7 +80,7 @@ class _Inbox(asyncio.Queue[Message]):
 class Connection:
     """A connection that is up, until ``closed`` is set."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: "_Client") -> None:
         self.closed = asyncio.Event()
         self.why = ""
         self.refused = ""
@@ -95,7 +100,7 @@ class Connection:
         properties = None
         if expires_s is not None and self._client.protocol == MQTTProtocolVersion.MQTTv5:
             properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=max(1, expires_s))
-        self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        self._client.say(topic, payload, retain=retain, properties=properties)
 
     def send(self, message: Message) -> None:
         """Publish a message as it says."""
@@ -121,6 +126,10 @@ class _Client(Client):
         if address.is_web:
             self.ws_set_options(path=address.path)
         self._opened: socket.socket | None = None
+        self._unconfirmed: deque[float] = deque()
+        """When messages were handed in that the broker has not confirmed, oldest first."""
+        self._confirmed_at = time.monotonic()
+        self._counting = threading.Lock()
         self._secure = address.context() if address.is_secure else None
         if self._secure is not None:
             self.tls_set_context(self._secure)
@@ -133,8 +142,33 @@ class _Client(Client):
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
         """Paho's own knows no time but the machine's."""
         assert self._secure is not None
-        self._opened = found = self._address.secure(tcp_sock, self._secure)
+        self._opened = found = self._address.wrap(tcp_sock, self._secure)
+        self._address.greet(found)
         return found
+
+    def say(
+        self, topic: str, payload: bytes, *, retain: bool, properties: Properties | None
+    ) -> None:
+        """Publish with QoS 1, or leave a broker that confirms nothing, or far too little."""
+        now = time.monotonic()
+        with self._counting:
+            if not self._unconfirmed:
+                self._confirmed_at = now
+            self._unconfirmed.append(now)
+            silent = now - self._confirmed_at > _MOST_SILENCE_S
+            leave = silent or now - self._unconfirmed[0] > _MOST_AGE_S
+        if leave:
+            log.warning("%s does not confirm what we say; we leave it", self._address)
+            self.disconnect()
+        else:
+            self.publish(topic, payload, qos=1, retain=retain, properties=properties)
+
+    def note_confirmed(self) -> None:
+        """Count one message as confirmed; called on paho's thread."""
+        with self._counting:
+            self._confirmed_at = time.monotonic()
+            if self._unconfirmed:
+                self._unconfirmed.popleft()
 
     def begin(self) -> None:
         """Connect; blocks for some seconds at most.
@@ -150,19 +184,31 @@ class _Client(Client):
                 MaximumPacketSize=_MOST_PACKET,
             )
             options = {"clean_start": False, "properties": properties}
+        host, port = self._address.host, self._address.port
+        deadline = threading.Timer(_CONNECT_S, self._give_up)
+        deadline.start()
         try:
-            self.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **options)
+            self.connect(host, port, keepalive=_KEEPALIVE_S, **options)
         except Exception:
-            if self._opened is not None:  # paho leaves it open when a WebSocket is refused
+            if self._opened is not None:  # paho leaves it open
                 self._opened.close()
             raise
+        finally:
+            deadline.cancel()
+
+    def _give_up(self) -> None:
+        """End a connection whose other end only drips: each single byte comes in time."""
+        if self._opened is not None:
+            with contextlib.suppress(OSError):
+                self._opened.shutdown(socket.SHUT_RDWR)
 
 
 class _Bridge:
     """Moves what happens on paho's thread onto the event loop."""
 
-    def __init__(self, client: Client, session: Session) -> None:
+    def __init__(self, client: _Client, session: Session) -> None:
         self.connection = Connection(client)
+        self._client = client
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._session = session
@@ -177,11 +223,11 @@ class _Bridge:
     def _on_connect(self, client: Client, _u: Any, _f: Any, reason: Any, properties: Any) -> None:
         most = getattr(properties, "MaximumPacketSize", _LEAST_PACKET)
         if str(reason) == _UNKNOWN_VERSION:
-            self._call(_fail, self.ready, _OldBrokerError(f"the broker refused: {reason}"))
+            self._call(_fail, self.ready, _OldBrokerError(f"it refused us: {reason}"))
         elif reason.is_failure:
-            self._call(_fail, self.ready, PeerUnreachableError(f"the broker refused: {reason}"))
+            self._call(_fail, self.ready, PeerUnreachableError(f"it refused us: {reason}"))
         elif most < _LEAST_PACKET:
-            why = f"the broker takes {most} bytes at most, and we send up to {_LEAST_PACKET}"
+            why = f"it takes {most} bytes at most, and we send up to {_LEAST_PACKET}"
             self._call(_fail, self.ready, PeerUnreachableError(why))
         else:
             client.subscribe([(topic, 1) for topic in self._session.subscriptions])
@@ -189,13 +235,13 @@ class _Bridge:
     def _on_subscribe(self, _c: Client, _u: Any, _m: int, reasons: list[Any], _p: Any) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
-            why = f"the broker refused a subscription: {refused}"
+            why = f"it refused a subscription: {refused}"
             self._call(_fail, self.ready, PeerUnreachableError(why))
         else:
             self._call(_done, self.ready)
 
     def _on_disconnect(self, _c: Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
-        self._call(_fail, self.ready, PeerUnreachableError(f"MQTT: disconnected: {reason}"))
+        self._call(_fail, self.ready, PeerUnreachableError(f"it closed the connection: {reason}"))
         self._call(self._close, str(reason))
 
     def _close(self, why: str) -> None:
@@ -203,6 +249,7 @@ class _Bridge:
         self.connection.closed.set()
 
     def _on_publish(self, _c: Client, _u: Any, _m: int, reason: Any, _p: Any) -> None:
+        self._client.note_confirmed()
         if reason.is_failure and str(reason) != self.connection.refused:
             self.connection.refused = str(reason)
             log.warning("the broker did not take what we published: %s", reason)
@@ -268,7 +315,7 @@ async def _connect(
         raise PeerUnreachableError(f"{address} does not answer: {error}") from error
     client.loop_start()
     try:
-        await _within(bridge.ready, f"{address} did not answer in time")
+        await _within(bridge.ready, address)
         yield bridge.connection
     finally:
         bridge.ready.cancel()
@@ -276,12 +323,18 @@ async def _connect(
         await asyncio.to_thread(client.loop_stop)
 
 
-async def _within(ready: "asyncio.Future[None]", otherwise: str) -> None:
+async def _within(ready: "asyncio.Future[None]", address: BrokerAddress) -> None:
     try:
         async with asyncio.timeout(_CONNECT_S):
             await ready
     except TimeoutError as error:
-        raise PeerUnreachableError(otherwise) from error
+        raise PeerUnreachableError(f"{address} did not answer in time") from error
+    except _OldBrokerError:
+        raise
+    except PeerUnreachableError as error:
+        # With TLS 1.3 a client learns only afterwards, and without words, that it is not welcome.
+        shown = "" if not address.is_secure or address.tls() else "; we have no certificate to show"
+        raise PeerUnreachableError(f"{address}: {error.what}{shown}") from error
 
 
 def _properties(packet: int, **values: int) -> Properties:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.errors import EngineError
 from appliance.kit.clock import SystemClock
+from appliance.ledger import budgets
 from appliance.node.commands import Hands
 from appliance.node.loops import Passes
 from appliance.node.verbs import Around, Verbs
@@ -42,4 +43,9 @@ def hands(
     lines = partial(engine_logs, here.board, logs)
     core, clock = here.core, SystemClock()
     around = Around(core.ledger, here.board, clock, status, lines, restart, changed)
-    return Hands(Verbs(around).do, here.settings.sync.commands, core.reserve.require)
+
+    def may_begin() -> None:
+        core.reserve.require()
+        core.ledger.read(budgets.require_audit)
+
+    return Hands(Verbs(around).do, here.settings.sync.commands, may_begin)

@@ -87,12 +87,8 @@ class FakeBroker:
     def take(self, client: "_Client", message: Message) -> None:
         """Take a message from a client; one that was dropped says nothing any more."""
         if client in self._clients:
-            self.publish(
-                message.topic,
-                message.payload,
-                retain=message.retained,
-                expires_s=message.expires_s,
-            )
+            more = {} if message.expires_s is None else {"expires_s": message.expires_s}
+            self.publish(message.topic, message.payload, retain=message.retained, **more)
 
     def _end_other(self, client_id: str) -> None:
         """A client id that connects again takes the place of the one that had it."""
@@ -108,17 +104,14 @@ class FakeBroker:
 
 
 class _Client:
-    """As much of paho's client as a connection uses."""
+    """As much of a client as a connection uses."""
 
     protocol = 5
 
     def __init__(self, broker: FakeBroker) -> None:
         self._broker = broker
 
-    def publish(
-        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Any = None
-    ) -> None:
-        assert qos == 1
+    def say(self, topic: str, payload: bytes, *, retain: bool, properties: Any) -> None:
         assert len(payload) <= 64 << 10
         expires_s = None if properties is None else properties.MessageExpiryInterval
         self._broker.take(self, Message(topic, payload, retain, expires_s))

@@ -12,10 +12,10 @@ import heapq
 import itertools
 import resource
 import selectors
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -129,7 +129,7 @@ class Fleet:
     def start(self) -> None:
         """Have every node connect, spread over a second."""
         for place, node in enumerate(self.nodes):
-            self._at(place / len(self.nodes), lambda node=node: self._connect(node))
+            self._at(place / len(self.nodes), partial(self._connect, node))
 
     def run(self, until: Callable[[], bool], at_most_s: float) -> float:
         """Let the fleet live until something holds; return the seconds that took.
@@ -176,6 +176,10 @@ class Fleet:
     def is_drained(self) -> bool:
         return not any(node.outbox for node in self.nodes)
 
+    def has_come_to(self, batches: int) -> bool:
+        """Whether so many batches were acknowledged, or all."""
+        return self.acked >= batches or self.is_drained
+
     def _jitter(self) -> Iterator[float]:
         return full_jitter(self._settings.first_retry_s, self._settings.most_retry_s)
 
@@ -220,16 +224,16 @@ class Fleet:
             client.loop_misc()
             self._at(_KEEPALIVE_S / 3, lambda: self._keep(client))
 
-    def _opened(self, client: Client, _: SimNode, found: socket.socket) -> None:
+    def _opened(self, client: Client, _: SimNode, found: Any) -> None:
         self._selector.register(found, selectors.EVENT_READ, client)
 
-    def _closed(self, _c: Client, _n: SimNode, found: socket.socket) -> None:
+    def _closed(self, _c: Client, _n: SimNode, found: Any) -> None:
         self._selector.unregister(found)
 
-    def _wants_to_write(self, client: Client, _: SimNode, found: socket.socket) -> None:
+    def _wants_to_write(self, client: Client, _: SimNode, found: Any) -> None:
         self._selector.modify(found, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
 
-    def _has_written(self, client: Client, _: SimNode, found: socket.socket) -> None:
+    def _has_written(self, client: Client, _: SimNode, found: Any) -> None:
         self._selector.modify(found, selectors.EVENT_READ, client)
 
     def _on_connect(self, client: Client, node: SimNode, _f: Any, reason: Any, _p: Any) -> None:
@@ -299,7 +303,7 @@ class Fleet:
             again = self._settings.resend_s if known is None else min(known[1] * 2, 60.0)
             node.sent[batch.first] = (now, again)
             client.publish(topic, batch.envelope, qos=1)
-            self._at(again, lambda node=node: self._pump(node))
+            self._at(again, partial(self._pump, node))
 
 
 def _presence(node: SimNode, *, online: bool) -> bytes:

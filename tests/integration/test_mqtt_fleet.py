@@ -199,6 +199,15 @@ def test_who_has_no_certificate_of_the_hubs_ca_does_not_come_in(
     refusal(as_one(at, replace(stranger, ca=(authority.pem,))))
 
 
+def test_who_has_no_certificate_at_all_is_told_that_it_has_none(
+    at: BrokerAddress, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "system.pem").write_text(authority.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    assert at.is_web or "we have no certificate to show" in refusal(at)
+    refusal(at)
+
+
 def test_a_broker_that_the_hubs_ca_does_not_know_is_not_believed(
     at: BrokerAddress, authority: Authority, tmp_path: Path
 ) -> None:
@@ -227,6 +236,7 @@ def test_nothing_below_tls_1_3_is_spoken(
     at: BrokerAddress, authority: Authority, version: ssl.TLSVersion
 ) -> None:
     context = as_one(at, authority.tls("press-1")).context()
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = version
     with socket.create_connection((at.host, at.port), 10) as plain:
@@ -330,3 +340,29 @@ def test_both_lists_of_rules_say_the_same() -> None:
         for who, what, topic in theirs
     }
     assert text.rstrip().endswith("{deny, all}.")
+
+
+def test_a_site_s_broker_speaks_for_its_own_nodes_alone(
+    tmp_path: Path, authority: Authority
+) -> None:
+    central = brokers.fleet(tmp_path, authority, more_acl=("acl-site",))
+    at = BrokerAddress("localhost", central.port, "mqtts")
+    everything = Session("any", ("ea1/+/dn/#", EVERY_NODE))
+
+    async def story() -> None:
+        async with (
+            mqtt.connect(as_one(at, authority.tls(HUB)), Session(HUB, (EVERY_NODE,))) as hub,
+            mqtt.connect(as_one(at, authority.tls("_site-zurich")), everything) as site,
+        ):
+            site.publish("ea1/press-9/up/state", b"a lie")
+            site.publish(TWO.desired, b"a lie")
+            site.publish(TWO.state, b"the truth")
+            assert await all_heard(hub, b"the truth") == [(TWO.state, b"the truth")]
+            hub.publish("ea1/press-9/dn/desired", b"of another site")
+            hub.publish(TWO.desired, b"of this site")
+            assert await all_heard(site, b"of this site") == [(TWO.desired, b"of this site")]
+
+    try:
+        asyncio.run(story())
+    finally:
+        central.kill()

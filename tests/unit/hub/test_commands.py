@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from appliance.core import wire
 from appliance.core.commands import State
 from appliance.errors import NotFoundError, RefusedError, UsageError
 from appliance.hub import store
@@ -46,6 +47,7 @@ class Desk:
         topics = [self.node.topics.command(str(o.payload["counter"])) for o in opened]
         assert [m.topic for m in found] == topics
         assert not any(m.retained for m in found), "a command is never retained"
+        assert all(m.expires_s and 1 <= m.expires_s <= 601 for m in found), "and expires"
         return opened
 
     def outcome(self, counter: int, state: str = "done", **changes: Any) -> bytes:
@@ -177,3 +179,29 @@ def test_a_refusal_is_an_end_too(desk: Desk) -> None:
     (found,) = desk.desk.listed("box-1")
     assert (found.state, found.why) == ("refused", "scope: not permitted here")
     assert desk.waiting() == []
+
+
+def test_what_got_lost_on_the_way_is_known_from_the_audit_stream(desk: Desk) -> None:
+    for _ in range(3):
+        desk.issue()
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("command-started", {"id": "1", "verb": "hold"}),
+        ("command-started", {"id": "2", "verb": "hold"}),
+        ("command-ended", {"id": "1", "verb": "hold", "state": "failed", "why": "no room"}),
+        ("command-refused", {"code": "scope", "why": "id 3"}),
+    ]
+
+    def audited(db: Any) -> None:
+        for seq, (kind, body) in enumerate(bodies, start=1):
+            record = wire.dumps({"at": "now", "kind": kind, "body": body}).decode()
+            db.execute(
+                "INSERT INTO records (node, epoch, stream, seq, record) VALUES (?, ?, ?, ?, ?)",
+                ("box-1", "e1", "audit", seq, record),
+            )
+
+    desk.hub.db.submit(audited).result()
+    assert desk.states() == ["waiting"] * 3
+    desk.hub.clock.move(600)
+    assert desk.states() == ["expired", "started", "failed"]
+    failed = desk.desk.listed("box-1")[-1]
+    assert failed.why == "no room; what it returned has not come"

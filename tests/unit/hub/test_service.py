@@ -12,8 +12,11 @@ import pytest
 
 from appliance.core import wire
 from appliance.core.documents import Document
-from appliance.hub import store
+from appliance.errors import NoSpaceError
+from appliance.hub import heads, intake, receipts, roster, store
+from appliance.hub.commands import CommandDesk
 from appliance.kit.clock import parse_rfc3339
+from appliance.ledger.streams import Stream
 from appliance.sync import mqtt
 from appliance.trust import dsse
 from appliance.trust.envelope import Accepted, Slot, accept, check_expiry
@@ -341,3 +344,95 @@ def test_without_a_broker_the_hub_says_so_and_tries_again(fleet: Fleet) -> None:
             await until(lambda: fleet.hub.service.connected)
 
     asyncio.run(story())
+
+
+def test_with_each_report_a_node_hears_again_what_it_has_not_answered(fleet: Fleet) -> None:
+    desk = CommandDesk(fleet.hub.identity, fleet.hub.db, fleet.hub.clock)
+    fleet.hub.service.add("outcome", desk)
+
+    async def story() -> None:
+        async with fleet.running():
+            await fleet.report(1)
+            await desk.issue("box-1", "restart-engine", {"deployment": "a"}, lifetime_s=600)
+            topic = fleet.node.topics.command("1")
+            for number in (2, 3):
+                await fleet.report(number)
+                assert len(fleet.broker.on(topic)) == number - 1
+            assert topic not in fleet.broker.retained
+            fleet.hub.clock.move(600)
+            await fleet.report(4)
+            assert len(fleet.broker.on(topic)) == 2
+
+    asyncio.run(story())
+
+
+def test_a_report_says_how_much_of_the_audit_log_is_missing(fleet: Fleet) -> None:
+    async def story() -> None:
+        async with fleet.running():
+            batch = fleet.node.batch(["a", "b"], stream=Stream.AUDIT)
+            await fleet.report(1, audit={"seq": 3, "hash": "a" * 64})
+            await fleet.send(fleet.node.topics.stream("audit"), batch.envelope)
+            (missing,) = fleet.hub.db.read(heads.missing).values()
+            assert missing.startswith("audit: 2 of 3 records came")
+            await fleet.report(2, audit={"seq": 2, "hash": "a" * 64})
+            (why,) = fleet.hub.db.read(receipts.suspects).values()
+            assert why == "its audit log had 3 records and has 2 now in its ledger e1"
+
+    asyncio.run(story())
+
+
+def test_two_audit_logs_of_one_length_make_a_suspect(fleet: Fleet) -> None:
+    async def story() -> None:
+        async with fleet.running():
+            batch = fleet.node.batch(["a", "b"], stream=Stream.AUDIT)
+            await fleet.send(fleet.node.topics.stream("audit"), batch.envelope)
+            await fleet.report(1, audit={"seq": 2, "hash": "a" * 64})
+            (why,) = fleet.hub.db.read(receipts.suspects).values()
+            assert why == "two audit logs of 2 records in its ledger e1"
+            for nonsense in ("none", {"seq": 2, "hash": "nonsense"}):
+                await fleet.report(2, audit=nonsense)
+            assert (fleet.hub.row().report, fleet.hub.refusals()) == (1, ["malformed"] * 2)
+
+    asyncio.run(story())
+
+
+def test_a_node_that_was_revoked_is_not_heard(fleet: Fleet) -> None:
+    async def story() -> None:
+        async with fleet.running():
+            fleet.hub.db.submit(lambda c: roster.revoke(c, "box-1", "stolen", "now")).result()
+            fleet.broker.publish(fleet.node.topics.stream("usage"), fleet.node.batch([1]).envelope)
+            fleet.broker.publish(
+                fleet.node.topics.reported, fleet.node.report(1, fleet.hub.clock.utc())
+            )
+            await until(lambda: len(fleet.hub.refusals()) == 2)
+            assert set(fleet.hub.refusals()) == {"revoked"}
+            assert (fleet.hub.row().report, fleet.hub.records()) == (None, [])
+
+    asyncio.run(story())
+
+
+def test_a_full_disk_ends_nothing_and_what_comes_again_is_taken_in(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with fleet.running():
+            await fleet.report(1)
+            topic, batch = fleet.node.topics.stream("usage"), fleet.node.batch(["a"])
+            with monkeypatch.context() as patch:
+                full = _Full()
+                patch.setattr(intake, "ingest_all", full)
+                fleet.broker.publish(topic, batch.envelope)
+                await until(lambda: full.asked)
+            await fleet.send(topic, batch.envelope)
+            assert fleet.hub.records() == ["a"]
+            assert [ack["usage"]["upto"] for ack in fleet.acks()] == [1]
+
+    asyncio.run(story())
+
+
+class _Full:
+    asked = 0
+
+    def __call__(self, *_: object) -> None:
+        self.asked += 1
+        raise NoSpaceError("no space left")

@@ -143,5 +143,15 @@ def test_a_generation_that_the_hub_lost_can_be_named(asked: Asked) -> None:
     asked.ask(5)
     with pytest.raises(RefusedError, match="generation 7 said"):
         asked.hear(asked.seal())
-    asked.do(words.roll_back, "box-1", 7, "as before the restore")
+    with pytest.raises(UsageError, match="never said"):
+        asked.do(words.roll_back, "box-1", 7, "as before the restore")
+    asked.do(partial(words.roll_back, keep=True), "box-1", 7, "as before the restore")
     asked.hear(asked.seal())
+
+
+def test_a_generation_that_no_node_ever_heard_is_nothing_to_return_to(asked: Asked) -> None:
+    asked.ask(1)
+    asked.say(2)
+    with pytest.raises(UsageError, match="generation 1 was never said"):
+        asked.do(words.roll_back, "box-1", 1, "why")
+    assert asked.do(store.documents, "box-1")[0]["spec"]["replicas"] == 2

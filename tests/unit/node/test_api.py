@@ -26,11 +26,12 @@ from appliance.errors import (
 from appliance.kit.files import locked
 from appliance.kit.http import HttpClient
 from appliance.kit.reserve import Reserve
-from appliance.ledger import streams
+from appliance.ledger import overrides, streams
 from appliance.ledger.streams import Stream
 from appliance.node import desired, keys
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.desired import FleetWord
 from appliance.node.fetching import Fetching
 from appliance.node.gpus import Gpus
 from appliance.node.software import Software
@@ -42,7 +43,7 @@ from tests.fakes.gpus import FakeGpus
 from tests.helpers.carrying import carrier_of
 from tests.helpers.enrolling import certificates_of
 from tests.helpers.gguf import write_small_llama
-from tests.helpers.models import wire_deployment, wire_site
+from tests.helpers.models import deployment, wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.stores import care_of
 from tests.helpers.waiting import StillClock
@@ -163,6 +164,44 @@ def test_deleting_and_releasing_say_in_words_what_they_did(box: Box) -> None:
     assert box.in_force() == {}
     assert [kind for kind, _ in box.audit()] == ["apply", "apply", "delete", "release"]
     assert box.audit()[2][1] == {"by": ME, "name": "a"}
+
+
+def test_a_hold_a_pin_and_an_override_say_why_and_until_when(box: Box) -> None:
+    word = FleetWord(1, 1, "hash", (deployment("a", replicas=2),))
+    box.node.ledger.record(lambda db: desired.set_fleet(db, word)).result()
+
+    def story(client: HttpClient) -> None:
+        body = {"reason": "audit week", "until": "2h"}
+        held = client.call("POST", "/v1/deployments/a/hold", body)
+        assert held["result"].startswith("held as it is until 20")
+        pinned = client.call(
+            "POST", "/v1/deployments/a/pin", {"reason": "known good", "model": "small@1.0.0"}
+        )
+        assert pinned["result"] == "pinned to small@1.0.0; release gives it back"
+        client.call(
+            "POST", "/v1/apply",
+            {"documents": [wire_deployment("a", replicas=1)], "reason": "too hot", "until": "1d"},
+        )  # fmt: skip
+
+    box.run(story)
+    (row,) = box.node.ledger.read(overrides.rows).values()
+    assert (row.mode, row.reason, row.by) == ("override", "too hot", ME)
+    told = [(kind, body["reason"]) for kind, body in box.audit() if "reason" in body]
+    assert told == [("hold", "audit week"), ("pin", "known good"), ("apply", "too hot")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"reason": " "}, {"reason": "x", "until": "soon"}, {"reason": "x", "until": 5},
+     {"reason": "x" * 201}],
+)  # fmt: skip
+def test_a_hold_without_a_reason_or_with_no_end_is_refused(box: Box, body: Any) -> None:
+    def story(client: HttpClient) -> None:
+        with pytest.raises(UsageError):
+            client.call("POST", "/v1/deployments/a/hold", body)
+
+    box.run(story)
+    assert box.audit() == []
 
 
 def test_what_failed_is_not_in_the_audit(box: Box) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -323,12 +324,12 @@ def test_a_result_that_is_too_large_is_left_out(box: Box) -> None:
 
 
 def test_old_commands_make_place_and_their_counters_stay_used(box: Box) -> None:
+    def used(db: Any, n: int) -> None:
+        rows.start(db, n, f"hash {n}", "hold", "now")
+        rows.end(db, n, State.DONE, b"", n)
+
     for n in range(1, 230):
-        effect = lambda db, n=n: (  # noqa: E731
-            rows.start(db, n, f"hash {n}", "hold", "now"),
-            rows.end(db, n, State.DONE, b"", n),
-        )
-        box.ledger.record(effect).result()
+        box.ledger.record(partial(used, n=n)).result()
     count = box.ledger.read(lambda db: db.execute("SELECT count(*) FROM commands").fetchone()[0])
     assert (count, box.ledger.read(rows.last)) == (200, 229)
     box.refused(box.command(3), 30)

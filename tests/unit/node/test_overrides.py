@@ -105,7 +105,7 @@ def test_only_what_the_fleet_asks_for_is_held_or_pinned(site: Site) -> None:
     site.do(desired.apply_locally, deployment("mine"), "me", "now")
     for effect in (overrides.hold, partial(overrides.pin, model="small")):
         with pytest.raises(UsageError, match="the fleet does not ask"):
-            site.ledger.record(lambda db, e=effect: e(db, name="mine", why=WHY)).result()
+            site.ledger.record(partial(effect, name="mine", why=WHY)).result()
     with pytest.raises(NotFoundError):
         site.do(overrides.hold, "nobody", WHY)
     site.fleet(deployment("a"))

@@ -4,14 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.core import wire
+from appliance.core.commands import Command
 from appliance.core.ids import NodeId
 from appliance.hub import store
+from appliance.hub.commands import CommandDesk
+from appliance.hub.store import NodeRow
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
+from appliance.node.commands import Hands
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.node.uplink import Uplink
@@ -50,7 +55,8 @@ class Pair:
     def name_director(self) -> None:
         identity = self.hub.identity
         keys = {"keys": [identity.director.public], "sync": [identity.sync.public]}
-        document = {"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": []}
+        verbs = ["restart-engine"]
+        document = {"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": verbs}
         self.in_tuf.documents[DIRECTOR_PATH] = wire.dumps(document)
         self.in_tuf.put()
 
@@ -106,6 +112,52 @@ def test_the_word_comes_down_and_every_record_goes_up_once(pair: Pair) -> None:
             assert pair.hub.records(stream="audit")[0]["generation"] == 1
             assert pair.hub.refusals() == []
             assert pair.uplink.status()["connected"] is True
+
+    asyncio.run(story())
+
+
+class HardOfHearing(CommandDesk):
+    """A desk that takes no outcome in until it hears."""
+
+    hears = False
+
+    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> None:
+        if self.hears:
+            await super().take(row, name, payload)
+
+
+def test_a_command_comes_down_once_and_its_outcome_goes_up_until_it_is_heard(pair: Pair) -> None:
+    done: list[str] = []
+
+    async def do(command: Command) -> dict[str, Any]:
+        done.append(command.id)
+        return {"ran": command.id}
+
+    pair.uplink.hands = Hands(do)
+    pair.name_director()
+    desk = HardOfHearing(pair.hub.identity, pair.hub.db, pair.hub.clock)
+    pair.hub.service.add("outcome", desk)
+
+    def states() -> list[str]:
+        return [found.state for found in desk.listed("box-1")]
+
+    async def story() -> None:
+        async with pair.running():
+            await until(lambda: pair.hub.row().reported, "the first report")
+            for _ in range(2):
+                await desk.issue("box-1", "restart-engine", {"deployment": "a"}, lifetime_s=600)
+            pair.hub.service.tell(pair.hub.row())
+            await until(lambda: done == ["1", "2"])
+            assert states() == ["waiting", "waiting"]
+            desk.hears = True
+            pair.broker.break_connections()
+            await until(lambda: states() == ["done", "done"], "both outcomes, said again")
+            await until(pair.all_acknowledged)
+        assert done == ["1", "2"]
+        assert pair.hub.refusals() == []
+        told = [r for r in pair.hub.records(stream="audit") if "id" in r]
+        assert sorted(r["id"] for r in told) == ["1", "1", "2", "2"]
+        assert [r["state"] for r in told if "state" in r] == ["done", "done"]
 
     asyncio.run(story())
 
