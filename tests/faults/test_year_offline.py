@@ -22,11 +22,13 @@ from appliance.core.state import Phase
 from appliance.hub.authority import Authority
 from appliance.hub.enrolment import Enrolment, Policy
 from appliance.kit.clock import rfc3339
-from appliance.ledger import budgets, meta, receipts
+from appliance.ledger import budgets, chain, meta, overrides, receipts
 from appliance.ledger.streams import Fact, Stream
-from appliance.node import desired, site
+from appliance.node import auditing, desired, site
+from appliance.node.auditing import AuditKeeper
 from appliance.node.demand import Activity
 from appliance.node.freshness import freshness
+from appliance.node.overrides import OverrideLoop, Why, hold
 from appliance.sync import mqtt
 from appliance.sync.mqtt import BrokerAddress
 from appliance.trust import floor
@@ -79,6 +81,9 @@ class Year:
         apply = partial(desired.apply_locally, document=document, by="me", at="now")
         self.node.ledger.record(apply).result()
         self.enrol(folder / "hub")
+        self.keeper = AuditKeeper(self.node.ledger, self.clock)
+        self.holds = OverrideLoop(self.node.ledger, self.clock, self.node.node.controller.reconcile)
+        self.held_until: int | None = None
 
     def enrol(self, folder: Path) -> None:
         """Have the hub issue certificates for 100 days, and the node take its first."""
@@ -164,6 +169,9 @@ class Year:
         self.activity.marked(Mark("sleeper", rfc3339(self.clock.utc()), waiting=True))
         node.demand = self.activity.last_demand()
         await node.controller.reconcile()
+        end = rfc3339(START + datetime.timedelta(days=TO_1970[0] + 1))
+        why = Why("me", rfc3339(START), "the line is being rebuilt", end)
+        self.node.ledger.record(partial(hold, name="theirs", why=why)).result()
         for name in ("ours", "theirs", "sleeper"):
             node.driver.become_ready(f"{name}-0")
         await until(self.node.all_acknowledged, "what was before")
@@ -190,6 +198,10 @@ class Year:
         time = self.node.ledger.read(partial(freshness, clock=self.clock))
         if not time["proven"]:
             self.unproven.add(number)
+        await asyncio.to_thread(self.keeper.tend)
+        await self.holds.look()
+        if self.held_until is None and not self.node.ledger.read(overrides.rows):
+            self.held_until = number
 
     @asynccontextmanager
     async def linked(self) -> AsyncIterator[None]:
@@ -203,7 +215,7 @@ class Year:
         self.clock.passed += 5
         return bool(row.reported["applied"]["generation"] == generation)
 
-    def ends_as_it_must(self) -> None:
+    def ends_as_it_must(self, days: int) -> None:
         """Look at what the hub has of the year."""
         hub, node = self.fleet.hub, self.node
         assert self.fleet.records(node) == list(range(1, self.usage + 1))
@@ -214,6 +226,9 @@ class Year:
         ).fetchall())  # fmt: skip
         assert told[0][0] == 1
         assert len(told) < self.metrics
+        kept = auditing.verify(node.ledger, [])
+        assert kept.last == node.ledger.read(chain.head).seq
+        assert kept.first == 1 or days > auditing.KEEP.days
 
 
 @pytest.fixture
@@ -254,6 +269,7 @@ def test_a_year_alone_stops_nothing_and_the_first_contact_heals(
             assert year.open_minutes == {SKIPS_AN_HOUR: 30, REPEATS_AN_HOUR: 90}
             assert {*TO_1970, *TO_2038} <= year.unproven
             assert year.unproven <= {*TO_1970, *TO_2038, *range(400 - 10, days)}
+            assert year.held_until == TO_1970[-1] + 1, "the hold ends when the time is known again"
             held = year.node.ledger.read(lambda db: budgets.held(db, Stream.METRICS))
             assert held <= METRICS_BYTES
             assert year.node.left()["usage"] == year.usage
@@ -281,7 +297,7 @@ def test_a_year_alone_stops_nothing_and_the_first_contact_heals(
             # What was signed by a floor of more than 400 days ago is only heard after the answer.
             refused = set(year.fleet.hub.refusals("box-1"))
             assert refused <= ({"expired"} if days > floor.SPAN.days else set())
-            year.ends_as_it_must()
+            year.ends_as_it_must(days)
 
     asyncio.run(story())
 
