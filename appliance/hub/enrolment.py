@@ -42,6 +42,9 @@ from appliance.trust.keys import public_key
 
 T = TypeVar("T")
 MOST_TOKEN_LIFE = datetime.timedelta(days=7)
+_TOLD_FOR = datetime.timedelta(days=30)
+"""How long a certificate is said again whenever there is occasion; a stick may take as long."""
+
 _NONCE = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,62}")
 _WHAT = "the request for a certificate"
@@ -85,7 +88,6 @@ class Enrolment:
         self._db = db
         self._clock = clock
         self._policy = policy
-        self._answers: dict[str, bytes] = {}
 
     # --- the desk for what comes over the broker -------------------------------------------------
 
@@ -98,12 +100,14 @@ class Enrolment:
         asked = self._opened(payload)
         if asked.node != row.node:
             raise ScopeError(f"{row.node} sent a request of {asked.node}")
-        self._answers[row.node] = (await self._answered(asked))[1]
+        await self._answered(asked)
 
     def messages(self, row: NodeRow) -> Iterable[Message]:
-        """Return the answer that waits for a node; one that is lost is asked for again."""
-        chain = self._answers.pop(row.node, None)
-        return () if chain is None else (Message(NodeTopics(NodeId(row.node)).certificate, chain),)
+        """Return a node's newest certificate while it is young: nobody says whether it arrived."""
+        young = rfc3339(self._clock.utc() - _TOLD_FOR)
+        newest = self._db.read(lambda db: roster.issued(db, row.node, row.key))[:1]
+        topic = NodeTopics(NodeId(row.node)).certificate
+        return [Message(topic, found.chain) for found in newest if found.issued_at > young]
 
     # --- the other roads -------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ def sealing(
     if said is not None and said[0] < generation:
         return {"to": int(said[0]), "why": str(said[1])}
     others = [number for number, d in known.items() if d != digest and number < generation]
+    if generation - 1 not in known:
+        others.append(generation - 1)  # a restored hub has lost it: it may have said anything
     before = [n for n, d in known.items() if d == digest and n < max(others, default=0)]
     return {"to": max(before), "why": _AGAIN} if before else None
 
@@ -93,17 +95,3 @@ def _put_back(db: sqlite3.Connection, node: str, digest: str) -> None:
             for d in json.loads(row[0])
         ),
     )
-
-
-def restored(db: sqlite3.Connection, node: str, why: str) -> None:
-    """Have what is asked of a node now named as a return to its newest generation here.
-
-    Call it for each node when a hub was restored from a backup, before its generation is raised
-    above the node's: what the node has heard since is taken back on purpose.
-    """
-    newest = store.generation(db, node)
-    if newest is not None:
-        digest = digest_of(texts_of(store.documents(db, node)))
-        db.execute(
-            "INSERT OR REPLACE INTO rollbacks VALUES (?, ?, ?, ?)", (node, digest, newest, why)
-        )

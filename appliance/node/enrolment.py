@@ -5,6 +5,7 @@ key of its own, ``identity/tls-key.pem``; the chain is ``identity/tls.pem``.
 """
 
 import asyncio
+import datetime
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.node.identity import NodeIdentity
+from appliance.sync.broker import Tls
 from appliance.trust import dsse, floor
 from appliance.trust.certificates import (
     MAX_CHAIN_BYTES,
@@ -149,6 +151,20 @@ class Certificates:
         chain = self.chain()
         return chain is not None and self._now().at >= chain.expires
 
+    def tls(self) -> Tls:
+        """Return who this node is to the broker, as of now.
+
+        Raises:
+            NotFoundError: it was not enrolled yet.
+        """
+        files = node_tls(self._state)
+        if files is None:
+            raise NotFoundError(
+                "this node has no certificate for the broker yet",
+                hint="appliance enrol --hub URL --token TOKEN, or appliance enrol export STICK",
+            )
+        return Tls(*files, self.authorities(), self._surely_past)
+
     def chain(self) -> Chain | None:
         """Return the certificate that this node has, whatever it is worth now."""
         path = self._state / _CHAIN
@@ -246,6 +262,9 @@ class Certificates:
 
     def _note(self, kind: str, body: dict[str, Any]) -> None:
         self._ledger.note(Fact(Stream.AUDIT, kind, rfc3339(self._clock.utc()), body)).result()
+
+    def _surely_past(self) -> datetime.datetime:
+        return floor.raised(self._ledger.read(meta.floor), floor.BUILT)
 
     def _now(self) -> Now:
         return floor.now(self._ledger.read(meta.floor), self._clock.utc())

@@ -43,6 +43,7 @@ class Uplink:
         self.hands = Hands()
         """What carries commands of the hub out; set it before ``run``."""
         self.certificates: Certificates | None = None
+        """Asks for this node's certificate and takes it; None where there is no such road."""
         self.tls: TlsSource = without_certificate
         """Returns this node's certificate as it is now; asked before each connection."""
         self._identity = identity

@@ -338,6 +338,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
     uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
+    uplink.tls = core.certificates.tls
     renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
@@ -355,7 +356,6 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         await passes.now()
 
     keeper, disk = AuditKeeper(core.ledger, clock), DiskLoop(state, core.reserve)
-    overrides = OverrideLoop(core.ledger, clock, passes.now)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
@@ -388,7 +388,13 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
-            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
+            drive(
+                OverrideLoop(core.ledger, clock, changed).look,
+                Wake(),
+                clock,
+                name="overrides",
+                resync_s=30,
+            ),
             drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from appliance.core import wire
-from appliance.errors import UsageError
+from appliance.errors import ForbiddenError, UsageError
 from appliance.ledger import retained
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import auditing, backup
@@ -73,6 +74,11 @@ class _Carry:
     async def back_up(self, request: Request) -> Response:
         services, folder = self._services, await folder_of(request)
         by, at = who(request), services.now()
+        if by not in (f"uid {uid}" for uid in (0, os.geteuid())):
+            raise ForbiddenError(
+                "a backup holds this node's private keys, which are not for everybody here",
+                hint="ask as root, or as the user that the controller runs as",
+            )
         fact = Fact(Stream.AUDIT, "backup", at, {"by": by})
         await asyncio.wrap_future(services.ledger.note(fact))  # who has it has this node's keys
         state, node = services.importer.parts.state, services.carrier.identity.node

@@ -15,6 +15,8 @@ from appliance.core.state import Origin
 from appliance.errors import (
     ApplianceError,
     BadDocumentError,
+    ForbiddenError,
+    IncompleteError,
     LockedError,
     MalformedError,
     NoSpaceError,
@@ -29,6 +31,7 @@ from appliance.kit.reserve import Reserve
 from appliance.ledger import overrides, streams
 from appliance.ledger.streams import Stream
 from appliance.node import desired, keys
+from appliance.node.api import carry
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.desired import FleetWord
@@ -464,3 +467,50 @@ def test_gpus_are_listed_fenced_released_and_reset(box: Box) -> None:
     assert box.driver.resets == ["GPU-a"]
     assert box.changes == 2
     assert [kind for kind, _ in box.audit()] == ["gpu-fence", "gpu-reset"]
+
+
+def test_a_stick_is_written_and_taken_and_the_audit_log_is_shown(box: Box, tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+
+    def story(client: HttpClient) -> None:
+        client.call("POST", "/v1/apply", {"documents": [wire_site("here")]})
+        made = client.call("POST", "/v1/sync/export", {"path": str(stick)})
+        assert (made["node"], made["upto"]) == ("box-1", 1)
+        assert "receipts alone" in made["why_not"]
+        with pytest.raises(NotFoundError, match="carries nothing for box-1"):
+            client.call("POST", "/v1/sync/import", {"path": str(stick)})
+        found = client.call("GET", "/v1/audit?most=5")
+        assert [(r["seq"], r["kind"], r["body"]["by"]) for r in found["records"]] == [
+            (1, "apply", ME)
+        ]
+        good = client.call("POST", "/v1/audit/verify", {})
+        assert (good["first"], good["last"], good["witnesses"]) == (1, 1, 0)
+        head = {"seq": 1, "hash": good["hash"][:8]}
+        assert client.call("POST", "/v1/audit/verify", {"heads": [head]})["witnesses"] == 1
+        with pytest.raises(IncompleteError):
+            client.call("POST", "/v1/audit/verify", {"heads": [{**head, "seq": 2}]})
+        wrong: list[Any] = [{"heads": 1}, {"heads": [1]}, {"heads": [{}]}, {"receipts": ["x"]}]
+        for nonsense in wrong:
+            with pytest.raises(UsageError):
+                client.call("POST", "/v1/audit/verify", nonsense)
+        with pytest.raises(UsageError):
+            client.call("GET", "/v1/audit?most=0")
+
+    box.run(story)
+
+
+def test_a_backup_is_for_root_and_the_controllers_own_user_and_is_audited(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def story(client: HttpClient) -> None:
+        made = client.call("POST", "/v1/backup", {"path": str(tmp_path / "saved")})
+        assert made["node"] == "box-1"
+        monkeypatch.setattr(carry, "who", lambda _: "uid 12345")
+        with pytest.raises(ForbiddenError, match="private keys"):
+            client.call("POST", "/v1/backup", {"path": str(tmp_path / "another")})
+
+    box.run(story)
+    assert (tmp_path / "saved" / "identity" / "node.pem").exists()
+    assert not (tmp_path / "another").exists()
+    assert box.audit() == [("backup", {"by": ME})]

@@ -157,6 +157,24 @@ def test_commands_run_one_after_the_other_in_their_order(box: Box) -> None:
     assert box.done == ["1", "2", "5"]
 
 
+def test_no_two_are_carried_out_at_the_same_time(box: Box) -> None:
+    running: list[int] = []
+
+    async def alone(command: Command) -> dict[str, Any]:
+        running.append(command.counter)
+        assert len(running) == 1
+        while box.ledger.read(rows.last) < 3:
+            await asyncio.sleep(0.001)  # until all three were begun
+        running.remove(command.counter)
+        return {}
+
+    hands = Hands(alone, "restart-engine")
+    box.inbox = CommandInbox(box.me, NODE_KEY, box.in_tuf.trust, box.ledger, box.clock, hands)
+    box.inbox.say = box._say
+    box.send(*[box.command(n) for n in (1, 2, 3)])
+    assert box.states() == ["done"] * 3
+
+
 def test_what_fails_is_an_outcome(box: Box) -> None:
     box.fails = EngineError("it does not come up")
     box.send(box.command(1))

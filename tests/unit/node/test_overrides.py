@@ -14,8 +14,8 @@ from appliance.cache.pins import Choice
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.state import Origin
 from appliance.errors import NotFoundError, UsageError
+from appliance.ledger import meta, mirror, streams
 from appliance.ledger import overrides as rows
-from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.overrides import Mode
 from appliance.ledger.streams import Stream
@@ -27,6 +27,7 @@ from tests.helpers.models import deployment, digest_of, wire_site
 from tests.helpers.waiting import StillClock
 
 NOON = datetime.datetime(2026, 12, 1, 12, tzinfo=datetime.UTC)
+HOUR = datetime.timedelta(hours=1)
 SOON = "2026-12-01T12:10:00.000Z"
 WHY = Why("uid 7", "2026-12-01T12:00:00.000Z", "audit week")
 ENDS = Why(WHY.by, WHY.at, WHY.reason, SOON)
@@ -138,12 +139,10 @@ def test_a_site_document_has_a_reason_but_no_end(site: Site) -> None:
     assert site.do(overrides.override, document, WHY) == "created"
 
 
-def test_an_end_is_kept_only_by_proven_time(site: Site) -> None:
+def test_when_its_time_is_over_the_fleets_word_holds_again(site: Site) -> None:
     site.fleet(deployment("a", replicas=2))
     site.do(overrides.hold, "a", ENDS)
     site.fleet(deployment("a", replicas=5))
-    year = datetime.timedelta(days=365)
-    assert site.do(overrides.expire, Now(NOON + year, proven=False), "now") == []
     assert site.do(overrides.expire, Now(NOON, proven=True), "now") == []
     assert site.one().spec.replicas == 2
     late = NOON + datetime.timedelta(minutes=10)
@@ -186,6 +185,25 @@ def test_the_loop_ends_it_in_time_and_has_a_pass_made(site: Site) -> None:
     assert passes == [5]
 
 
+def test_a_signed_time_ends_it_whatever_the_clock_says(site: Site) -> None:
+    clock, passes = StillClock(), []
+
+    async def changed() -> None:
+        passes.append(site.one().spec.replicas)
+
+    loop = OverrideLoop(site.ledger, clock, changed)
+    site.fleet(deployment("a", replicas=2))
+    site.do(overrides.hold, "a", ENDS)
+    site.fleet(deployment("a", replicas=5))
+    clock.time = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    site.do(partial(meta.add_floor_row, key="aa", at=NOON, online=False))
+    asyncio.run(loop.look())
+    assert passes == []
+    site.do(partial(meta.add_floor_row, key="aa", at=NOON + HOUR, online=False))
+    asyncio.run(loop.look())
+    assert passes == [5]
+
+
 @pytest.mark.parametrize(
     ("text", "ends"),
     [
@@ -210,3 +228,18 @@ def test_origin_of_what_is_held_is_local(site: Site) -> None:
     site.do(overrides.hold, "a", WHY)
     (only,) = site.ledger.read(desired.in_force).deployments
     assert only.origin is Origin.LOCAL
+
+
+def test_in_a_cluster_a_pin_is_what_this_node_projects(site: Site) -> None:
+    site.do(mirror.enter)
+    site.fleet(deployment("a", "small", replicas=2))
+    site.do(overrides.pin, "a", "small@1.0.0", WHY)
+    site.fleet(deployment("a", "large", replicas=5))
+    kind = ModelDeployment.kind_name
+    (projected,) = site.ledger.read(lambda db: desired.local(db, kind)).values()
+    assert isinstance(projected, ModelDeployment)
+    assert (projected.spec.model, projected.spec.replicas) == ("small@1.0.0", 5)
+    assert "model pinned by uid 7" in site.drift()
+    assert (kind, "a") in site.ledger.read(mirror.asked), "the cluster is to hear of it"
+    site.fleet()
+    assert site.ledger.read(lambda db: desired.local(db, kind)) == {}

@@ -118,6 +118,21 @@ def test_a_connection_begins_with_the_request_that_is_due(pair: Pair) -> None:
     asyncio.run(story())
 
 
+def test_a_hub_that_was_killed_says_again_what_it_issued_lately(pair: Pair) -> None:
+    async def story() -> None:
+        await pair.enrol()
+        pair.office.clock.move(76 * DAY)
+        await pair.office.enrolment.answer(pair.certificates.request())
+        topic = pair.signs.topics.certificate
+        (said,) = pair.office.enrolment.messages(pair.hub.row())
+        assert (said.topic, said.retained) == (topic, False)
+        assert pair.certificates.take(said.payload).news
+        pair.office.clock.move(31 * DAY)
+        assert list(pair.office.enrolment.messages(pair.hub.row())) == []
+
+    asyncio.run(story())
+
+
 def test_a_link_that_lasts_asks_when_the_time_comes(pair: Pair) -> None:
     async def story() -> None:
         first = await pair.enrol()
