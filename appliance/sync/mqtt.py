@@ -35,6 +35,11 @@ _KEEPALIVE_S = 30
 _MOST_PACKET = 128 << 10
 """What a broker may send us in one piece; an envelope has 64 KiB at most."""
 _LEAST_PACKET = 66 << 10
+_MOST_COMING = 100
+"""What may be on its way to us unconfirmed. What we say is confirmed behind it, so more of it
+would hold up our own words: a hub that thousands of nodes talk to could not acknowledge them."""
+_MOST_GOING = 1000
+"""What of ours may be unconfirmed, if the broker takes so much; paho's own limit is 20."""
 _MOST_WAITING_BYTES = 64 << 20
 """What comes in and is not taken yet; more of it is dropped, for all of it is said again."""
 _MOST_SILENCE_S, _MOST_AGE_S = 120.0, 900.0
@@ -170,6 +175,10 @@ class _Client(Client):
             if self._unconfirmed:
                 self._unconfirmed.popleft()
 
+    def allow(self, most: int) -> None:
+        """Have at most so many messages unconfirmed; nothing was said yet."""
+        self._max_inflight_messages = min(most, _MOST_GOING)
+
     def begin(self) -> None:
         """Connect; blocks for some seconds at most.
 
@@ -182,6 +191,7 @@ class _Client(Client):
                 PacketTypes.CONNECT,
                 SessionExpiryInterval=_SESSION_S,
                 MaximumPacketSize=_MOST_PACKET,
+                ReceiveMaximum=_MOST_COMING,
             )
             options = {"clean_start": False, "properties": properties}
         host, port = self._address.host, self._address.port
@@ -230,6 +240,8 @@ class _Bridge:
             why = f"it takes {most} bytes at most, and we send up to {_LEAST_PACKET}"
             self._call(_fail, self.ready, PeerUnreachableError(why))
         else:
+            if properties is not None:  # MQTT 5, which says how much a broker takes
+                self._client.allow(getattr(properties, "ReceiveMaximum", _MOST_GOING))
             client.subscribe([(topic, 1) for topic in self._session.subscriptions])
 
     def _on_subscribe(self, _c: Client, _u: Any, _m: int, reasons: list[Any], _p: Any) -> None:

@@ -31,8 +31,6 @@ from appliance.node import identity as node_identity
 from appliance.node import site
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
-from appliance.node.asking import TimeAsker
-from appliance.node.auditing import AuditKeeper
 from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
 from appliance.node.carry import Carrier, Voice
@@ -43,7 +41,7 @@ from appliance.node.fetching import Fetching
 from appliance.node.freshness import freshness
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
-from appliance.node.loops import DiskLoop, MachineWatch, Passes, UsageLoop
+from appliance.node.loops import MachineWatch, Passes, UsageLoop
 from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
 from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
@@ -65,8 +63,10 @@ from appliance.trust.listed import Listed
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
+from appliance.wiring.asking import asking
 from appliance.wiring.commands import hands, stop_engines
 from appliance.wiring.daemon import Ending, run_until
+from appliance.wiring.keeping import keeping
 from appliance.wiring.logs import LogLines, engine_logs, of_processes
 from appliance.wiring.software import StoredControllers
 
@@ -315,15 +315,6 @@ def _status(
     }
 
 
-def _asking(core: NodeCore, settings: Settings) -> list[Coroutine[Any, Any, None]]:
-    """Return what asks the hub for the time, where there is a link to ask by."""
-    if not settings.sync.broker:
-        return []
-    clock = SystemClock()
-    asker = TimeAsker(core.ledger, clock, core.receipts.ask)
-    return [drive(asker.look, Wake(), clock, name="time", resync_s=600)]
-
-
 async def _serve(here: Here, running: Running, ending: Ending) -> None:
     core, settings, board, watch, wake = here.core, here.settings, here.board, here.watch, here.wake
     clock, state = SystemClock(), core.state
@@ -355,7 +346,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
         await passes.now()
 
-    keeper, disk = AuditKeeper(core.ledger, clock), DiskLoop(state, core.reserve)
+    overrides = OverrideLoop(core.ledger, clock, passes.now)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
@@ -382,23 +373,16 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
-            drive(disk.look, Wake(), clock, name="reserve", resync_s=30),
-            drive(keeper.look, Wake(), clock, name="audit", resync_s=3600),
+            *keeping(state, core.ledger, core.reserve, clock),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
-            drive(
-                OverrideLoop(core.ledger, clock, changed).look,
-                Wake(),
-                clock,
-                name="overrides",
-                resync_s=30,
-            ),
+            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
             drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
-            *_asking(core, settings),
+            *asking(core.ledger, core.receipts, settings.sync, clock),
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)

@@ -37,7 +37,7 @@ class FleetSite:
         self._settings = folder / "mosquitto.conf"
         self._settings.write_text(
             f"listener {self.address.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
-            "max_inflight_messages 0\nmax_queued_messages 200000\n"
+            "max_inflight_messages 1000\nmax_queued_messages 200000\n"
         )
         self.identity = identity.create(self.state, ORG)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}

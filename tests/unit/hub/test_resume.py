@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from appliance.core import wire
-from appliance.hub import backup, resume, store
+from appliance.hub import backup, heads, receipts, resume, store
 from appliance.hub.view import State
+from appliance.ledger.head import Head
+from appliance.ledger.streams import Stream
 from appliance.sync.mqtt import Message
 from appliance.trust import dsse
 from tests.helpers.hubs import Hub, TalkingNode
@@ -32,11 +34,18 @@ class Story:
     def take(self, *messages: Message) -> list[dict[str, Any]]:
         return asyncio.run(self.hub.service.replay(self.hub.row(), messages))
 
-    def report(self, generation: int | None, digest: str | None = None, **streams: Any) -> None:
+    def report(
+        self,
+        generation: int | None,
+        digest: str | None = None,
+        head: dict[str, Any] | None = None,
+        **streams: Any,
+    ) -> None:
         self.reports += 1
         applied = {"generation": generation, **({"hash": digest} if digest else {})}
         now = self.hub.clock.utc()
-        data = self.node.report(self.reports, now, applied=applied, streams=streams)
+        more = {} if head is None else {"audit": head}
+        data = self.node.report(self.reports, now, applied=applied, streams=streams, **more)
         (result,) = self.take(Message(self.node.topics.reported, data))
         assert result == {"result": "taken"}
 
@@ -127,6 +136,21 @@ def test_it_goes_on_above_what_the_node_follows_when_somebody_asks_again(story: 
     assert not story.held()
 
 
+def test_what_is_asked_again_is_named_as_a_return(story: Story) -> None:
+    story.report(None)
+    story.ask("one")
+    story.word()
+    story.save()
+    story.ask("two")
+    digest = story.hash_of_word()
+    story.put_back()
+    story.report(2, digest)
+    assert story.ask("one") == 3
+    word = story.word()
+    assert word is not None
+    assert (word["gen"], word["rollback"]["to"]) == (3, 1)
+
+
 def test_one_number_never_stands_for_two_contents(story: Story) -> None:
     story.report(None)
     story.ask("one")
@@ -185,6 +209,47 @@ def test_a_part_of_a_gap_is_filled_and_the_rest_stays_one(story: Story) -> None:
     assert story.hub.records() == [1, 2, 3, 4, 5]
     rows = story.hub.db.read(lambda db: store.batches(db, "box-1"))
     assert [(r["first"], r["count"]) for r in rows] == [(1, 1), (2, 2), (4, 2)]
+
+
+def test_an_audit_log_with_a_gap_vouches_for_nothing_until_it_is_filled(story: Story) -> None:
+    def audit(count: int) -> tuple[Message, str]:
+        made = story.node.batch(range(count), stream=Stream.AUDIT)
+        return Message(story.node.topics.stream("audit"), made.envelope), made.hash
+
+    def report(acknowledged: int, digest: str, head: dict[str, Any]) -> None:
+        said = {"acknowledged": acknowledged, "hash": digest, "written": 9}
+        story.report(None, audit=said, head=head)
+
+    def missing() -> dict[str, str]:
+        return story.hub.db.read(heads.missing)
+
+    def suspects() -> dict[str, str]:
+        return story.hub.db.read(receipts.suspects)
+
+    story.report(None)
+    first, _ = audit(2)
+    story.take(first)
+    story.save()
+    second, digest = audit(3)
+    third, _ = audit(1)
+    story.take(second, third)
+    head = story.hub.db.read(
+        lambda db: dict(
+            db.execute("SELECT seq, hash FROM heads ORDER BY seq DESC LIMIT 1").fetchone()
+        )
+    )
+    assert head["seq"] == 6
+    story.put_back()
+    report(5, digest, head)
+    assert missing()
+    story.take(third)
+    assert missing() == {}
+    story.take(second)
+    story.take(*[audit(1)[0]])
+    assert story.hub.db.read(lambda db: heads._at(db, ("box-1", "e1"), 6)) == Head(**head)
+    assert suspects() == {}
+    report(5, digest, {**head, "hash": "ab" * 32})
+    assert "two audit logs of 6 records" in suspects()["box-1"]
 
 
 def test_a_hub_that_lost_nothing_is_not_moved_by_what_a_node_says(story: Story) -> None:
