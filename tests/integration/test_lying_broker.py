@@ -199,8 +199,8 @@ def test_what_it_invents_is_refused_and_an_honest_word_still_comes_through(
     tell(story)
 
 
-def test_whoever_floods_a_node_fills_neither_its_audit_nor_its_ears(
-    fleet: Fleet, broker: Broker
+def test_whoever_floods_a_node_fills_neither_its_audit_nor_its_log_nor_its_ears(
+    fleet: Fleet, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = fleet.add("box-1")
 
@@ -215,6 +215,8 @@ def test_whoever_floods_a_node_fills_neither_its_audit_nor_its_ears(
             kinds = [kind for kind, _ in fleet.refused(node)]
             assert 0 < kinds.count("fleet-refused") + kinds.count("ack-refused") <= 20
             assert 0 < kinds.count("time-refused") <= 20
+            said = [r for r in caplog.records if "refused from the hub" in r.message]
+            assert 0 < len(said) <= 20
             await settled(fleet)
 
     tell(story)
