@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from appliance.core import wire
+from appliance.core import coarsen, wire
 from appliance.errors import MalformedError
 from appliance.ledger.chain import GENESIS, Head
 from appliance.trust.envelope import whole
@@ -144,7 +144,10 @@ def _at(db: sqlite3.Connection, of: Ledger, seq: int) -> Head | None:
         (*of, head.seq, seq),
     )
     for (text,) in rows:
-        head = after(head, json.loads(text))
+        record = json.loads(text)
+        if record.get("kind") == coarsen.GAP:
+            return None  # this hub lost what was here, when it was put back to an earlier day
+        head = after(head, record)
     return head if head.seq == seq else None
 
 

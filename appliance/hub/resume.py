@@ -15,6 +15,19 @@ from appliance.trust import dsse
 WHY = "the hub lost them"
 
 
+def of_this_director(report: dict[str, Any], epoch: int) -> dict[str, Any]:
+    """Return a report without the numbers that a director of an earlier epoch reached. Pure.
+
+    Its key may have been stolen, and all numbers used up; nodes count anew with the next epoch.
+    """
+    found = dict(report)
+    for part, name, none in (("applied", "generation", None), ("commands", "counter", 0)):
+        said = report.get(part)
+        if isinstance(said, dict) and 0 < _count(said.get("directorEpoch")) < epoch:
+            found[part] = {**said, name: none}
+    return found
+
+
 def begin(db: sqlite3.Connection) -> int:
     """Hold the word to every node until it has reported; return how many nodes there are.
 

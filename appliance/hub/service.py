@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
-from appliance.hub import heads, receipts, roster, store, words
+from appliance.hub import heads, receipts, resume, roster, store, words
 from appliance.hub.identity import HubIdentity
 from appliance.hub.intake import Arrived, Intake, Opened, Refused, Taken
 from appliance.hub.store import Ask, NodeRow
@@ -283,6 +283,7 @@ class HubService:
         found, number = accepted.payload, whole(accepted.payload, "report")
         if not isinstance(found.get("dbEpoch"), str) or not isinstance(found.get("applied"), dict):
             raise MalformedError(f"the report of {row.node} does not say what it applied")
+        found = resume.of_this_director(found, self._identity.director_epoch)
         head, at = heads.named(found), rfc3339(now)
 
         def effect(db: sqlite3.Connection) -> bool:

@@ -12,6 +12,7 @@ from appliance.ledger import streams
 from appliance.ledger.streams import Stream
 
 _NONCE = "command-nonce"
+_EPOCH = "command-director"
 _MOST_ROWS = 200
 _COLUMNS = "counter, hash, verb, state, at, outcome"
 
@@ -31,6 +32,29 @@ class Row:
 def last(db: sqlite3.Connection) -> int:
     """Return the highest counter that was ever used here; 0 before the first."""
     return int(db.execute("SELECT coalesce(max(counter), 0) FROM commands").fetchone()[0])
+
+
+def director_epoch(db: sqlite3.Connection) -> int:
+    """Return the epoch of the director whose counters are known; 0 before the first."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (_EPOCH,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def begin_epoch(db: sqlite3.Connection, epoch: int) -> None:
+    """Forget the counters of the director before, inside somebody's transaction.
+
+    Nothing of it comes back, for its epoch is refused. What it began and is not over is told by the
+    audit stream alone.
+    """
+    known = director_epoch(db)
+    if known >= epoch:
+        return
+    if known:
+        db.execute("DELETE FROM commands")
+    db.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        (_EPOCH, str(epoch)),
+    )
 
 
 def find(db: sqlite3.Connection, counter: int) -> Row | None:

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from appliance.core import commands as words
@@ -158,6 +159,8 @@ class CommandInbox:
 
     async def _judged(self, data: bytes, accepted: Accepted, director: Director) -> None:
         counter = envelope.whole(accepted.payload, "counter")
+        if accepted.payload.get("directorEpoch") == director.epoch:
+            await self._follow(director.epoch)
         known = self._ledger.read(lambda db: rows.find(db, counter))
         if known is not None and known.hash == accepted.hash:
             self._repeat(known)  # a repetition does nothing; whoever asks again hears it again
@@ -172,6 +175,12 @@ class CommandInbox:
             told = _Told(counter, verb, State.REFUSED, f"{error.code}: {error.what}"[:_LONGEST_WHY])
             self.say(self._topics.outcome(str(counter)), self._sealed(told))
             raise
+
+    async def _follow(self, epoch: int) -> None:
+        """A director named anew counts from the start: a thief may have used up every number."""
+        if self._ledger.read(rows.director_epoch) < epoch:
+            begin = partial(rows.begin_epoch, epoch=epoch)
+            await asyncio.wrap_future(self._ledger.record(begin))
 
     async def _begin(self, counter: int, accepted: Accepted, director: Director) -> None:
         """Steps 7 to 10, up to the commit; what follows runs by itself, one after the other."""

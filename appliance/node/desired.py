@@ -63,6 +63,12 @@ def position(db: sqlite3.Connection) -> tuple[int, str]:
     return (0, "") if row is None else (int(row[0]), str(row[1]))
 
 
+def director_epoch(db: sqlite3.Connection) -> int:
+    """Return the epoch of the director who said the last generation; 0 before the first."""
+    row = db.execute("SELECT director_epoch FROM fleet WHERE only = 1").fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def set_fleet(db: sqlite3.Connection, word: FleetWord, text: str | None = None) -> None:
     """Replace the fleet's word inside somebody's transaction; ``text`` is its documents' JSON."""
     documents = text or wire.dumps([d.to_wire() for d in word.documents]).decode()
@@ -87,6 +93,11 @@ def hear(db: sqlite3.Connection, generation: int, digest: str) -> None:
         " (SELECT generation FROM generations ORDER BY generation DESC LIMIT ?)",
         (_MOST_HEARD,),
     )
+
+
+def forget_heard(db: sqlite3.Connection) -> None:
+    """Forget what generations said, inside somebody's transaction: another director counts anew."""
+    db.execute("DELETE FROM generations")
 
 
 def set_local(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,13 @@ from appliance.core.documents import Document, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.model import REVOKED
 from appliance.core.rollback import Rollback
-from appliance.errors import BadDocumentError, MalformedError, RefusedError, RevokedError
+from appliance.errors import (
+    BadDocumentError,
+    EquivocationError,
+    MalformedError,
+    RefusedError,
+    RevokedError,
+)
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.sparing import Sparing
 from appliance.ledger import meta, streams
@@ -106,12 +112,21 @@ class FleetInbox:
 
         text, digest = f"[{','.join(found.texts)}]", rollback.digest_of(found.texts)
 
-        def effect(db: sqlite3.Connection) -> None:
+        def effect(db: sqlite3.Connection) -> bool:
+            """Step 10, and step 8 once more: the other road may have been quicker."""
+            known, _ = _standing(db, new.director_epoch)
+            same = Accepted({}, new.hash, _WHERE)
+            if not envelope.check_order(new.generation, same, *known):
+                return False
+            if desired.director_epoch(db) < new.director_epoch:
+                desired.forget_heard(db)
             desired.set_fleet(db, new, text)
             desired.hear(db, new.generation, digest)
+            streams.append(db, fact)
+            return True
 
-        await asyncio.wrap_future(self._ledger.record(effect, fact))
-        self._changed()
+        if await asyncio.wrap_future(self._ledger.record(effect)):
+            self._changed()
 
     def judged(self, data: bytes, director: Director) -> "_Judged | None":
         """Steps 1 to 9: return what to put in force; None for a repetition, and for what waits.
@@ -125,7 +140,7 @@ class FleetInbox:
             return None
         envelope.check_expiry(accepted, self._now())
         generation = envelope.whole(accepted.payload, "gen")
-        known, heard = self._ledger.read(lambda db: (desired.position(db), desired.heard(db)))
+        known, heard = self._ledger.read(partial(_standing, epoch=director.epoch))
         if not envelope.check_order(generation, accepted, *known):
             return None
         texts, documents = self._read(accepted)
@@ -175,13 +190,19 @@ class FleetInbox:
         told = accepted.payload.get("streams")
         if not isinstance(told, dict):
             raise MalformedError("an acknowledgement without streams")
-        for stream in Stream:
-            entry = told.get(stream)
-            if not isinstance(entry, dict) or entry.get("epoch") != self._me.db_epoch:
-                continue
-            upto, batch_hash = envelope.whole(entry, "upto"), str(entry.get("hash"))
-            free = partial(streams.acknowledge, stream=stream, upto=upto, batch_hash=batch_hash)
-            await asyncio.wrap_future(self._ledger.record(free))
+        entries = [
+            (stream, envelope.whole(entry, "upto"), str(entry.get("hash")))
+            for stream in Stream
+            if isinstance(entry := told.get(stream), dict)
+            and entry.get("epoch") == self._me.db_epoch
+        ]
+        free = partial(_free, told=entries)
+        if strange := await asyncio.wrap_future(self._ledger.record(free)):
+            raise EquivocationError(
+                f"the hub acknowledges what this node never sent, of {strange}",
+                hint="another machine may have its key, or its state folder was put back: "
+                "compare appliance audit verify with the hub",
+            )
 
     def _director(self) -> Director | None:
         return self._trust.director()
@@ -226,3 +247,32 @@ class FleetInbox:
         body = {"code": error.code, "why": why}
         at = rfc3339(self._clock.utc())
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, kind, at, body)))
+
+
+def _free(db: sqlite3.Connection, told: Iterable[tuple[Stream, int, str]]) -> str:
+    """Free what was acknowledged, all in one transaction; return the stream that is not as told.
+
+    One below the last is an old word come late, and one like it a repetition: both do nothing.
+    """
+    strange = ""
+    for stream, upto, batch_hash in told:
+        if streams.acknowledge(db, stream, upto, batch_hash):
+            continue
+        known = streams.position(db, stream)
+        is_old = upto < known.acked_upto or (upto, batch_hash) == (
+            known.acked_upto,
+            known.acked_hash,
+        )
+        strange = strange if is_old else strange or stream
+    return strange
+
+
+def _standing(db: sqlite3.Connection, epoch: int) -> tuple[tuple[int, str], dict[int, str]]:
+    """Return what step 8 compares a word with: the last, and what was said before.
+
+    A director whom offline keys named anew counts from the start. A thief of the key before may
+    have used up every number there is, and nothing of its epoch comes back: step 6 refuses it.
+    """
+    if desired.director_epoch(db) < epoch:
+        return (0, ""), {}
+    return desired.position(db), desired.heard(db)

@@ -58,8 +58,11 @@ class Reporter:
     def _applied(self, generation: int | None) -> dict[str, Any]:
         """Return the fleet's word in force; its hash tells a hub that was put back from another."""
         word = self.ledger.read(fleet)
-        known = {"hash": word.hash} if word.generation == generation else {}
-        return {"generation": generation, **known}
+        if word.generation != generation:
+            return {"generation": generation}
+        return {
+            "generation": generation, "hash": word.hash, "directorEpoch": word.director_epoch,
+        }  # fmt: skip
 
     def streams(self) -> dict[str, dict[str, Any]]:
         """Return, for each stream, how many records were ever written and acknowledged.
@@ -76,14 +79,20 @@ class Reporter:
         """Return the report as an envelope for ``up/reported``.
 
         It carries a number that grows, so that an old one that a broker repeats is known as old.
+        The head is as of that number: of two reports made at one time, for link and stick, the
+        later must not name an earlier head, which would look as if the log had been cut.
         """
-        number, nonce = await asyncio.wrap_future(
-            self.ledger.record(lambda db: (meta.next_report(db), commands.draw_nonce(db)))
+        number, nonce, head = await asyncio.wrap_future(
+            self.ledger.record(
+                lambda db: (meta.next_report(db), commands.draw_nonce(db), chain.head(db))
+            )
         )
-        counter = self.ledger.read(commands.last)
+        counter, epoch = self.ledger.read(
+            lambda db: (commands.last(db), commands.director_epoch(db))
+        )
         clock = self.clock.utc()
-        body = {**self.body(), "report": number, "at": rfc3339(clock)}
-        body["commands"] = {"counter": counter, "nonce": nonce}
+        body = {**self.body(), "report": number, "at": rfc3339(clock), "audit": head.to_wire()}
+        body["commands"] = {"counter": counter, "directorEpoch": epoch, "nonce": nonce}
         issued = floor.now(self.ledger.read(meta.floor), clock).at
         return seal(Slot.REPORTED, me, body, key, issued=issued, lifetime=_LIFETIME)
 

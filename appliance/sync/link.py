@@ -20,6 +20,7 @@ from appliance.errors import ApplianceError, RefusedError
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.loop import Wake
+from appliance.kit.sparing import Sparing
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
@@ -119,6 +120,7 @@ class Link:
         self._clock = clock
         self._settings = settings
         self._heartbeat_s = heartbeat_s
+        self._complaints = Sparing()
         self._look_every_s = min(settings.resend_s / 2, heartbeat_s)
 
     async def run(self, me: Addressee, key: Signer) -> None:
@@ -184,7 +186,8 @@ class Link:
             try:
                 await handle(message.payload)
             except RefusedError as error:
-                log.warning("refused from the hub (%s): %s", error.code, error)
+                if self._complaints.why(error.what, self._clock.monotonic()) is not None:
+                    log.warning("refused from the hub (%s): %s", error.code, error)
             except ApplianceError as error:
                 log.warning("could not act on what the hub sent: %s", error)
             except Exception:  # a broker repeats what it retains: it must not end us each time

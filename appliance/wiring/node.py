@@ -63,6 +63,7 @@ from appliance.trust.listed import Listed
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from appliance.wiring import places
+from appliance.wiring.asking import asking
 from appliance.wiring.commands import hands, stop_engines
 from appliance.wiring.daemon import Ending, run_until
 from appliance.wiring.keeping import keeping
@@ -345,7 +346,6 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         await passes.now()
 
     overrides = OverrideLoop(core.ledger, clock, passes.now)
-    keeper, disk = AuditKeeper(core.ledger, clock), DiskLoop(state, core.reserve)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
@@ -377,16 +377,11 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
             drive(notes.look, Wake(), clock, name="states", resync_s=30),
             drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
-            drive(
-                OverrideLoop(core.ledger, clock, changed).look,
-                Wake(),
-                clock,
-                name="overrides",
-                resync_s=30,
-            ),
+            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
             drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
+            *asking(core.ledger, core.receipts, settings.sync, clock),
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)
