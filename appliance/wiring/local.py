@@ -22,7 +22,7 @@ from appliance.node.api.services import LocalServices
 from appliance.node.carry import Alone
 from appliance.settings import NetworkSettings, load
 from appliance.wiring import places
-from appliance.wiring.node import NodeCore, open_node, services_of
+from appliance.wiring.core import NodeCore, open_node, services_of
 
 _APPEARS_S = 10.0
 """How long another process that holds the node may take to make its socket."""

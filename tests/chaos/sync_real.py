@@ -33,7 +33,7 @@ from appliance.kit.http import HttpClient
 from appliance.node import identity as node_identity
 from appliance.trust.repository import Repository
 from appliance.wiring import places
-from appliance.wiring.node import open_node
+from appliance.wiring.core import open_node
 from tests.chaos.planted import planted
 from tests.chaos.told import told
 from tests.helpers.disks import Disk

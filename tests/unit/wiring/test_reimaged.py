@@ -9,7 +9,7 @@ from appliance.cache import catalog, index
 from appliance.cache.index import BlobState
 from appliance.core.ids import NodeId
 from appliance.node import identity
-from appliance.wiring.node import open_node
+from appliance.wiring.core import open_node
 from tests.helpers.organisation import Organisation
 from tests.helpers.signing import flip
 
