@@ -82,8 +82,11 @@ class Year:
         self.node.ledger.record(apply).result()
         self.enrol(folder / "hub")
         self.keeper = AuditKeeper(self.node.ledger, self.clock)
-        self.holds = OverrideLoop(self.node.ledger, self.clock, self.node.node.controller.reconcile)
+        self.holds = OverrideLoop(self.node.ledger, self.clock, self._look_again)
         self.held_until: int | None = None
+
+    async def _look_again(self) -> None:
+        await self.node.node.controller.reconcile()
 
     def enrol(self, folder: Path) -> None:
         """Have the hub issue certificates for 100 days, and the node take its first."""
