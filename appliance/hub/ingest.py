@@ -1,13 +1,13 @@
 """Committing batches, many in one transaction.
 
-Every statement here covers all batches of a group, or all records of one batch: between two steps
-of a statement Python's lock changes hands, so a statement a record would wait for the rest of the
-hub fifty times a batch. ``json_each`` is how many rows go into one statement.
+Every statement here covers many batches: after each step of each statement a busy hub's other
+threads have Python's lock, so that statement after statement would wait most of the time.
+``json_each`` is how many rows come from one parameter, and how many go back in one row.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,10 @@ from appliance.core import wire
 from appliance.errors import EquivocationError
 from appliance.hub import resume
 from appliance.sync.batch import Batch
+
+_MANY = 32
+"""Batches whose records one statement takes."""
+_RECORDS = "SELECT ?, ?, ?, ? + key, value, 1 FROM json_each(?, '$.records')"
 
 Where = tuple[str, str, str]
 """Node, epoch and stream: what numbers its records for itself."""
@@ -128,6 +132,11 @@ def _write(
         f"INSERT INTO batches SELECT {_fields(6)}, ? FROM json_each(?)",  # noqa: S608 - constants
         (at, _json([*p.where, p.first, p.upto - p.first + 1, p.hash] for p in fresh)),
     )
+    for several in _bundles([p for p in fresh if not p.spans]):
+        db.execute(
+            "INSERT INTO records " + " UNION ALL ".join([_RECORDS] * len(several)),
+            [value for p in several for value in (*p.where, p.first, p.text)],
+        )
     for each in fresh:
         if each.spans:
             db.execute(
@@ -136,17 +145,20 @@ def _write(
                 " FROM json_each(?, '$.records')",
                 (*each.where, each.text),
             )
-        else:
-            db.execute(
-                "INSERT INTO records SELECT ?, ?, ?, ? + key, value, 1"
-                " FROM json_each(?, '$.records')",
-                (*each.where, each.first, each.text),
-            )
     db.execute(
         f"INSERT INTO positions SELECT {_fields(5)} FROM json_each(?) WHERE true"  # noqa: S608
         " ON CONFLICT DO UPDATE SET upto = excluded.upto, hash = excluded.hash",
         (_json([*where, *stands] for where, stands in moved.items()),),
     )
+
+
+def _bundles(parcels: Sequence[Parcel]) -> Iterator[Sequence[Parcel]]:
+    """Yield parcels in bundles of few sizes, so that few statements are ever compiled."""
+    at = 0
+    for size in (_MANY, _MANY // 4, 1):
+        while len(parcels) - at >= size:
+            yield parcels[at : at + size]
+            at += size
 
 
 def _positions(db: sqlite3.Connection, wanted: Iterable[Where]) -> dict[Where, tuple[int, str]]:

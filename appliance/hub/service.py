@@ -16,7 +16,7 @@ from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
 from appliance.hub import heads, receipts, resume, roster, store, words
 from appliance.hub.identity import HubIdentity
-from appliance.hub.intake import Arrived, Intake, Opened, Refused
+from appliance.hub.intake import Arrived, Intake, Opened, Refused, Taken
 from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
@@ -187,20 +187,27 @@ class HubService:
     async def _receive(self, connection: Connection) -> None:
         """Take messages many at a time, so that they share a commit and an acknowledgement.
 
-        While one group is committed and answered, the next is gathered and verified.
+        While one group is committed, the one before it is answered, and the next is verified.
         """
-        answering = asyncio.create_task(asyncio.sleep(0))
+        committing = asyncio.create_task(self._commit([]))
+        told = telling = asyncio.create_task(self._tell(connection, committing))
         try:
             while True:
                 messages = await self._gather(connection)
                 arrived, others = _sorted(messages)
                 opened = await self.intake.open(arrived)
-                await answering
+                await asyncio.gather(committing, told)
                 await asyncio.gather(*(self._handle(message) for message in others))
-                answering = asyncio.create_task(self._answer(connection, opened))
+                committing = asyncio.create_task(self._commit(opened))
+                told, telling = (
+                    telling,
+                    asyncio.create_task(self._tell(connection, committing, telling)),
+                )
         finally:
-            answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
+            tasks = (committing, told, telling)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _gather(self, connection: Connection) -> list[Message]:
         waiting = connection.messages
@@ -211,12 +218,23 @@ class HubService:
             messages.append(waiting.get_nowait())
         return messages
 
-    async def _answer(self, connection: Connection, opened: list[Opened | Refused]) -> None:
+    async def _commit(self, opened: list[Opened | Refused]) -> Taken:
         try:
-            taken = await self.intake.commit(opened)
+            return await self.intake.commit(opened)
         except ApplianceError as error:  # a full disk: nothing is acknowledged, all comes again
             log.warning("%d batches could not be taken in: %s", len(opened), error)
-            return
+            return Taken()
+
+    async def _tell(
+        self,
+        connection: Connection,
+        committing: "asyncio.Task[Taken]",
+        before: "asyncio.Task[None] | None" = None,
+    ) -> None:
+        """Acknowledge what is committed, after what was committed before it."""
+        if before is not None:
+            await before
+        taken = await committing
         for message in await self.intake.acknowledgements(sorted(taken.heard)):
             connection.publish(message.topic, message.payload, retain=True)
         for name in sorted(taken.asking):

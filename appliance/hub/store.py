@@ -92,8 +92,9 @@ def nodes(db: sqlite3.Connection) -> list[NodeRow]:
 
 
 def names(db: sqlite3.Connection) -> list[str]:
-    """Return the names of all nodes."""
-    return [row[0] for row in db.execute("SELECT node FROM nodes ORDER BY node").fetchall()]
+    """Return the names of all nodes that were not revoked."""
+    rows = db.execute("SELECT node FROM nodes WHERE revoked_at IS NULL ORDER BY node")
+    return [row[0] for row in rows.fetchall()]
 
 
 def node(db: sqlite3.Connection, name: str) -> NodeRow:

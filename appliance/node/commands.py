@@ -106,7 +106,10 @@ class CommandInbox:
         left = self._ledger.read(rows.begun)
         for row in left:
             why = "the node was stopped before it could say how this ended"
-            await self._end(_Told(row.counter, row.verb, State.UNKNOWN, why))
+            try:
+                await self._end(_Told(row.counter, row.verb, State.UNKNOWN, why))
+            except ApplianceError as error:  # a full disk: the link must come up all the same
+                log.error("could not note how command %d ended: %s", row.counter, error)
         return len(left)
 
     def greet(self) -> list[Message]:

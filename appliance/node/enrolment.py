@@ -44,6 +44,7 @@ from appliance.trust.certificates import (
     authority_hash,
     check_chain,
     fingerprint,
+    spki,
     was_issued_by,
 )
 from appliance.trust.enrolment import EnrolmentToken
@@ -136,11 +137,16 @@ class Certificates:
         requests.write_request(medium, self._identity.node, self.request())
 
     def is_due(self) -> bool:
-        """Whether another certificate is to be asked for; never before a first was taken."""
-        chain = self.chain()
-        if chain is None:
+        """Whether another certificate is to be asked for; never before a first was taken.
+
+        Also when what is here is damaged, is for a key that is gone, or of an authority that is.
+        """
+        if not (self._state / _CHAIN).exists():
             return False
-        return chain.is_due(self._now()) or not was_issued_by(chain, self.authorities())
+        chain = self.chain()
+        if chain is None or chain.is_due(self._now()):
+            return True
+        return not was_issued_by(chain, self.authorities())
 
     def is_unsure(self) -> bool:
         """Whether nobody here can say if the certificate has ended: the clock is lost."""
@@ -166,9 +172,18 @@ class Certificates:
         return Tls(*files, self.authorities(), self._surely_past)
 
     def chain(self) -> Chain | None:
-        """Return the certificate that this node has, whatever it is worth now."""
-        path = self._state / _CHAIN
-        return Chain.parse(path.read_bytes()) if path.exists() else None
+        """Return the certificate that this node has, whatever it is worth now.
+
+        None when there is none, it is damaged, or its key is not here any more.
+        """
+        chain, key = self._state / _CHAIN, self._state / _KEY
+        if not chain.exists() or not key.exists():
+            return None
+        try:
+            found = Chain.parse(chain.read_bytes())
+        except MalformedError:
+            return None
+        return found if spki(found.own.public_key()) == self._key().public else None
 
     def authorities(self) -> tuple[str, ...]:
         """Return whose certificates count: as offline keys signed it, else as enrolment said."""

@@ -15,7 +15,7 @@ from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
 from appliance.node.report import Reporter
 from appliance.settings import SyncSettings
-from appliance.sync.broker import TlsSource, without_certificate
+from appliance.sync.broker import without_certificate
 from appliance.sync.link import Endpoints, Link, Receive
 from appliance.sync.mqtt import Message
 from appliance.sync.topics import NodeTopics
@@ -43,9 +43,7 @@ class Uplink:
         self.hands = Hands()
         """What carries commands of the hub out; set it before ``run``."""
         self.certificates: Certificates | None = None
-        """Asks for this node's certificate and takes it; None where there is no such road."""
-        self.tls: TlsSource = without_certificate
-        """Returns this node's certificate as it is now; asked before each connection."""
+        """Asks for this node's certificate, takes it and shows it; None: it has none."""
         self._identity = identity
         self._ledger = ledger
         self._trust = trust
@@ -109,7 +107,7 @@ class Uplink:
             report=lambda: self._reporter.signed(me, key),
             report_version=lambda: self._board.version,
             greet=lambda: [*commands.greet(), *self._greeting()],
-            tls=self.tls,
+            tls=without_certificate if self.certificates is None else self.certificates.tls,
         )
 
     async def down(self) -> Mapping[str, Receive]:

@@ -329,7 +329,6 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
     uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
-    uplink.tls = core.certificates.tls
     renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)

@@ -112,6 +112,8 @@ class Fleet:
         self.wrong = 0
         """Acknowledgements that did not verify."""
         self.may_send = True
+        self.window = WINDOW
+        """How many batches of a node may be under way."""
         self._address = address
         self._sync_key = sync_key
         self._verified = verified
@@ -296,7 +298,7 @@ class Fleet:
             return
         topic = NodeTopics(NodeId(node.name)).stream(Stream.USAGE)
         now = time.monotonic()
-        for batch in itertools.islice(node.outbox, WINDOW):
+        for batch in itertools.islice(node.outbox, self.window):
             known = node.sent.get(batch.first)
             if known is not None and now < known[0] + known[1]:
                 continue

@@ -58,10 +58,10 @@ class Fleet:
     async def settle(self) -> None:
         """Wait until all that was published is taken in and answered.
 
-        The hub takes messages many at a time and answers them together; so a second mark, sent
-        when the first is taken in, is taken in after the answers.
+        The hub takes messages many at a time, and answers a group while it commits the next; so a
+        third mark, sent when the second is taken in, is taken in after the answers.
         """
-        for _ in range(2):
+        for _ in range(3):
             self.marks += 1
             mark = wire.dumps({"online": True, "mark": self.marks})
             self.broker.publish(self.node.topics.state, mark)

@@ -318,6 +318,22 @@ def test_what_was_begun_before_a_crash_is_unknown_and_never_runs_again(box: Box)
     assert asyncio.run(box.inbox.settle()) == 0
 
 
+def test_a_full_disk_at_the_start_keeps_no_node_from_starting(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.ledger.record(lambda db: rows.start(db, 1, "hash", "hold", "now")).result()
+
+    def full(*_: Any) -> None:
+        raise NoSpaceError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rows, "end", full)
+        asyncio.run(box.inbox.settle())
+    assert [r.counter for r in box.ledger.read(rows.begun)] == [1], "the next start tries again"
+    asyncio.run(box.inbox.settle())
+    assert box.states() == ["unknown"]
+
+
 def test_outcomes_are_said_again_until_the_audit_stream_is_acknowledged(box: Box) -> None:
     box.send(*[box.command(n) for n in range(1, 4)])
     said = [message.topic for message in box.inbox.greet()]

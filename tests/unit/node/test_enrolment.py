@@ -25,7 +25,7 @@ from appliance.ledger import meta
 from appliance.node import enrolment
 from appliance.node.enrolment import Renewal, hub_authorities, hub_url, node_tls
 from appliance.trust import dsse
-from appliance.trust.certificates import Chain
+from appliance.trust.certificates import Chain, FileTlsKey
 from tests.helpers.enrolling import LIFE, Machine, Office
 from tests.helpers.web import serving
 
@@ -189,6 +189,24 @@ def test_a_floor_above_its_end_says_that_it_has_ended(site: Site) -> None:
 
 def _sign(db: sqlite3.Connection, at: datetime.datetime) -> None:
     meta.add_floor_row(db, "key", at, online=False)
+
+
+@pytest.mark.parametrize("harm", ["no key", "another key", "damaged chain"])
+def test_what_is_lost_of_it_is_asked_for_again(site: Site, harm: str) -> None:
+    site.enrol()
+    first = site.machine.chain().serial
+    folder = site.machine.folder / "identity"
+    if harm == "no key":
+        (folder / "tls-key.pem").unlink()
+    elif harm == "another key":
+        FileTlsKey.create(folder / "tls-key.pem")
+    else:
+        (folder / "tls.pem").write_bytes(b"\0" * 100)
+    assert site.certificates.is_due()
+    assert site.certificates.status()["certificate"] is None
+    assert site.certificates.take(site.chain()).news or harm == "damaged chain"
+    assert (site.machine.chain().serial == first) is (harm == "damaged chain")
+    assert not site.certificates.is_due()
 
 
 def test_the_same_question_is_asked_for_an_hour(site: Site) -> None:
