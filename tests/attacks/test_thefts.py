@@ -13,7 +13,8 @@ from appliance.errors import SignatureError
 from appliance.kit.clock import rfc3339
 from appliance.ledger import chain, meta, streams
 from appliance.ledger.streams import Stream
-from appliance.node import desired
+from appliance.node import auditing, desired
+from appliance.node.auditing import AuditKeeper
 from appliance.trust.envelope import Slot
 from tests.attacks.attack import (
     ACCEPTED,
@@ -148,6 +149,9 @@ def test_the_sync_keys_thief_frees_copies_and_nothing_else(site: Site) -> None:
     pushed = site.ledger.read(meta.floor)
     assert pushed == ISSUED + 400 * DAY
     assert site.says("small", generation=9) == 21, "a word of today looks expired"
+    assert AuditKeeper(site.ledger, site.clock).tend() == 0
+    kept = auditing.verify(site.ledger, [])
+    assert (kept.first, kept.last) == (1, site.ledger.read(chain.head).seq), "all is kept here"
 
     site.heal()  # signed for 180 days, and not refused as expired
     assert site.ledger.read(meta.floor) == ISSUED

@@ -82,11 +82,10 @@ class Year:
         self.node.ledger.record(apply).result()
         self.enrol(folder / "hub")
         self.keeper = AuditKeeper(self.node.ledger, self.clock)
-        self.holds = OverrideLoop(self.node.ledger, self.clock, self.pass_now)
+        self.holds = OverrideLoop(self.node.ledger, self.clock, self._look_again)
         self.held_until: int | None = None
 
-    async def pass_now(self) -> None:
-        """Make a pass of the controller."""
+    async def _look_again(self) -> None:
         await self.node.node.controller.reconcile()
 
     def enrol(self, folder: Path) -> None:
