@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGUMENTS = --bundle bundles/demo.yaml --witness witness/witness.py $(if $(ONCE),--once)
 
-.PHONY: demo test test-attacks test-k8s check bench docs chaos-demo clean
+.PHONY: demo test test-attacks test-k8s check bench docs chaos-demo chaos-sync clean
 
 # Where mosquitto cannot be installed, the demo takes nats-server, which is in the environment.
 demo: $(STAMP)
@@ -55,6 +55,14 @@ docs: $(STAMP)
 chaos-demo: $(STAMP)
 	@scripts/system-packages mosquitto
 	$(BIN)/pytest -m chaos --kills 20
+
+# Records of nodes and hub, compared after faults: simulated ones first, then kill -9 and power cuts.
+chaos-sync: $(STAMP)
+	@scripts/system-packages mosquitto e2fsprogs util-linux iproute2
+	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_simulation --faults $(or $(FAULTS),10000) \
+		--keep build/chaos-sync
+	PYTHONPATH=. $(BIN)/python -m tests.chaos.sync_real --kills $(or $(KILLS),300) \
+		--cuts $(or $(CUTS),30) --keep build/chaos-sync
 
 $(STAMP): requirements/dev.lock pyproject.toml
 	@scripts/make-venv $(PYTHON) $(VENV)

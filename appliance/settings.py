@@ -92,6 +92,8 @@ class SyncSettings:
     """Beyond it the oldest events are dropped."""
     metrics_bytes: int = 192 << 20
     """Beyond it metrics lose detail: one record a minute, then one a quarter of an hour."""
+    commands: str = "collect-diagnostics, restart-engine, run-golden-prompts, hold"
+    """What the hub may command here, with commas between; a verb that is not named is refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from appliance.node.loops import MachineWatch
 from appliance.node.rounds import Rounds
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver
-from appliance.wiring.node import open_node
+from appliance.wiring.core import open_node
 from benchmarks.measure import Row, cpu_s, disk_bytes, limit, pss_bytes, row, wall_s
 
 ROOT = Path(__file__).parent.parent

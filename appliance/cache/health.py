@@ -5,9 +5,10 @@ it; its row and its other blobs stay, and the blob that comes again, by whatever
 """
 
 import logging
+from collections.abc import Collection
 from functools import partial
 
-from appliance.cache import index
+from appliance.cache import index, verify
 from appliance.cache.index import BlobState, Wanted
 from appliance.cache.inventory import Inventory
 from appliance.cache.quarantine import Quarantine, relink
@@ -26,6 +27,18 @@ class Health:
         self.quarantine = Quarantine(inventory.state / "quarantine", inventory.store)
         self._inventory = inventory
         self._ledger = inventory.ledger
+
+    def meet(self) -> int:
+        """Trust no blob that this ledger never saw: not before it was hashed here.
+
+        Call it before anything asks for blobs. Return how many there are.
+        """
+        known, present = self._ledger.read(index.rows), self._inventory.store.sizes()
+        new = {digest: size for digest, size in present.items() if digest not in known}
+        if new:
+            self._ledger.record(partial(index.strangers, sizes=new)).result()
+            log.warning("%d blobs of an earlier ledger are hashed before they are used", len(new))
+        return len(new)
 
     def look(self) -> bool:
         """Bring the ledger's rows up to the folder; return whether that changes what may run."""
@@ -65,6 +78,15 @@ class Health:
         state = BlobState.DAMAGED if verdict.is_there else BlobState.MISSING
         self._lose(digest, size, state, verdict.why)
         return True
+
+    def recheck(self, digests: Collection[Digest]) -> None:
+        """Hash those of some blobs that lie in the store and were not verified by this ledger."""
+        known = self._ledger.read(index.rows)
+        for digest in sorted(digests):
+            row = known.get(digest)
+            if row is not None and row.state is BlobState.RETURNED:
+                path = self._inventory.store.blobs.path(digest)
+                self.judge(digest, verify.finish(verify.verify(path, digest)))
 
     def condemn(self, digest: Digest, why: str) -> None:
         """Take a blob out of the store that somebody else proved to be damaged."""

@@ -127,6 +127,29 @@ def appeared(
     )
 
 
+def distrust(db: sqlite3.Connection) -> None:
+    """Have every blob hashed before it is used again: this ledger is older than its store."""
+    db.execute(
+        "UPDATE blobs SET blake3 = NULL, verified_at = NULL, state = 'returned' WHERE state = 'ok'"
+    )
+    db.execute("DELETE FROM scrub")
+
+
+def strangers(db: sqlite3.Connection, sizes: Mapping[Digest, int]) -> int:
+    """Have blobs hashed before they are used that lie in the store and have no row here.
+
+    An earlier ledger had put them there, or somebody did.
+
+    Returns:
+        How many there are.
+    """
+    found = db.executemany(
+        "INSERT INTO blobs VALUES (?, ?, NULL, NULL, 'returned') ON CONFLICT DO NOTHING",
+        list(sizes.items()),
+    )
+    return found.rowcount
+
+
 def verified(db: sqlite3.Connection, digest: Digest, blake3: bytes, at: str) -> None:
     """Note that a blob is what its name says."""
     db.execute(

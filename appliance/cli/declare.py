@@ -29,6 +29,10 @@ def register(group: typer.Typer) -> None:
 def name_director(
     folder: Folder,
     hub: Annotated[Path, typer.Option(help="What `appliance hub keys --json` printed.")],
+    verbs: Annotated[
+        str | None,
+        typer.Option(help="What it may command, with commas between; without it, all verbs."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     try:
@@ -37,6 +41,8 @@ def name_director(
         raise NotFoundError(f"cannot read {hub}: {error.strerror}") from error
     if not all(isinstance(found.get(name), str) for name in ("org", "director", "sync")):
         raise MalformedError(f"{hub} does not name org, director and sync")
+    if verbs is not None:
+        found["verbs"] = [verb.strip() for verb in verbs.split(",") if verb.strip()]
     epoch = Repository(folder).name_director(found)
     text = f"director epoch {epoch}; the next bundle that is built says so to the nodes"
     show({"epoch": epoch}, text, as_json=as_json)

@@ -31,13 +31,21 @@ def apply(
     file: Annotated[
         str, typer.Option("--file", "-f", help="A YAML file, or - for standard input.")
     ],
+    reason: Annotated[
+        str | None, typer.Option(help="Why this site departs from the fleet; the hub is told.")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="When the fleet's word holds again: a time, or a duration such as 8h."),
+    ] = None,
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
     documents = [d.to_wire() for d in parse_yaml(read_text(file), file)]
     if not documents:
         raise UsageError(f"{file} holds no document", hint="examples/ has some to begin with")
-    answer = controller(state_dir).call("POST", "/v1/apply", {"documents": documents})
+    body = {"documents": documents, "reason": reason, "until": until}
+    answer = controller(state_dir).call("POST", "/v1/apply", body)
     lines = [f"{what} {change}" for what, change in answer["applied"].items()]
     show(answer, "\n".join(lines), as_json=as_json)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from appliance import settings as settings_module
-from appliance.cli import hub_identity
+from appliance.cli import commands, hub_identity, hub_sync
 from appliance.cli.common import (
     DEFAULT_HUB_STATE,
     AsJson,
@@ -47,6 +47,8 @@ def register(app: typer.Typer, name: str, help_text: str) -> None:
     group.command("nodes", help="List the nodes and how they are.")(nodes)
     group.command("apply", help="Ask a node for the deployments in a YAML file.")(apply)
     group.command("delete", help="Ask a node no more for a deployment.")(delete)
+    commands.register(group, _hub)
+    hub_sync.register(group, _hub)
     receipts = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     receipts.command("import", help="Take receipts in from a stick, and answer them.")(receive)
     receipts.command("list", help="List what nodes have signed of themselves.")(list_receipts)

@@ -54,8 +54,14 @@ def register(group: typer.Typer, hub: OpenHub) -> None:
     group.add_typer(enrol, name="enrol", help="Nodes that ask for a certificate on a stick.")
 
 
-def ca(state_dir: HubStateDir = DEFAULT_HUB_STATE, as_json: AsJson = False) -> None:
-    found = _authority(state_dir)
+def ca(
+    new: Annotated[
+        bool, typer.Option("--new", help="Make another: the old one's key was stolen or lost.")
+    ] = False,
+    state_dir: HubStateDir = DEFAULT_HUB_STATE,
+    as_json: AsJson = False,
+) -> None:
+    found = _authority(state_dir, new=new)
     show({"pem": found.pem, "hash": found.hash}, f"{found.pem}hash: {found.hash}", as_json=as_json)
 
 
@@ -240,10 +246,11 @@ def _text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _authority(state: Path) -> Any:
+def _authority(state: Path, *, new: bool = False) -> Any:
     from appliance.hub.authority import Authority  # noqa: PLC0415 - other commands do without
 
-    return Authority.of(state, identity.load(state).org, _now())
+    org = identity.load(state).org
+    return Authority.anew(state, org, _now()) if new else Authority.of(state, org, _now())
 
 
 def _minutes(text: str) -> int:

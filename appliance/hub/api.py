@@ -19,13 +19,15 @@ from appliance.core import reading, wire
 from appliance.core.documents import ModelDeployment, Site
 from appliance.core.ids import node_id
 from appliance.errors import ApplianceError, SignatureError, UsageError
-from appliance.hub import enrolment_api, heads, receipts, roster, store
+from appliance.hub import commands_api, enrolment_api, heads, receipts, resume, roster, store
+from appliance.hub.commands import CommandDesk
 from appliance.hub.enrolment import Enrolment
 from appliance.hub.service import HubService
-from appliance.hub.view import NodeView, suspected, view
+from appliance.hub.view import NodeView, held, suspected, view
 from appliance.kit.answers import application, body_of, refusal
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.commit import GroupCommit
+from appliance.sync.mqtt import Message
 from appliance.trust.keys import public_key
 
 _WEB = Path(__file__).parent / "web"
@@ -47,6 +49,7 @@ class HubApi:
     heartbeat_s: float
     loopback: bool
     enrolment: Enrolment | None = None
+    commands: CommandDesk | None = None
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -61,8 +64,11 @@ class HubApi:
             ("GET", "/api/v1/receipts", self._all_receipts, False),
             ("GET", f"{node}/receipts", self._receipts, False),
             ("POST", f"{node}/receipts", self._take_receipts, True),
+            ("GET", f"{node}/messages", self._messages, True),
+            ("POST", f"{node}/messages", self._replay, True),
             ("POST", f"{node}/documents", self._apply, True),
             ("DELETE", f"{node}/documents/{{kind}}/{{name}}", self._delete, True),
+            *commands_api.routes(self.commands, self.service, self.db),
         ]
         static = Mount("/static", StaticFiles(directory=_WEB / "static"))
         return application(
@@ -109,10 +115,13 @@ class HubApi:
         def query(db: Any) -> list[NodeView]:
             suspects, missing = receipts.suspects(db), heads.missing(db)
             return [
-                suspected(
-                    view(row, store.generation(db, row.node), now, self.heartbeat_s),
-                    suspects.get(row.node),
-                    missing.get(row.node),
+                held(
+                    suspected(
+                        view(row, store.generation(db, row.node), now, self.heartbeat_s),
+                        suspects.get(row.node),
+                        missing.get(row.node),
+                    ),
+                    is_held=resume.is_held(db, row.node),
                 )
                 for row in store.nodes(db)
             ]
@@ -138,6 +147,8 @@ class HubApi:
         body = {
             **asdict(found),
             "key": row.key,
+            "site": row.site,
+            "certificates": self.db.read(lambda db: roster.shown(db, row)),
             "reported": row.reported,
             "documents": self.db.read(lambda db: store.documents(db, name)),
             "positions": [asdict(p) for p in self.db.read(lambda db: store.positions(db, name))],
@@ -200,8 +211,29 @@ class HubApi:
         envelopes = receipts.body_of((await _object(request)).get("receipts"))
         return JSONResponse(await self.service.take_receipts(row, envelopes))
 
+    async def _messages(self, request: Request) -> Response:
+        found = await self.service.answers(_name(request))
+        said = [{"topic": m.topic, "payload": m.payload.decode()} for m in found]
+        return JSONResponse({"messages": said})
+
+    async def _replay(self, request: Request) -> Response:
+        row = self.db.read(partial(store.node, name=_name(request)))
+        messages = _messages((await _object(request)).get("messages"))
+        results = await self.service.replay(row, messages)
+        positions = [asdict(p) for p in self.db.read(lambda db: store.positions(db, row.node))]
+        return JSONResponse({"results": results, "positions": positions})
+
     async def _write(self, effect: Callable[[Any], Any]) -> Any:
         return await asyncio.wrap_future(self.db.submit(effect))
+
+
+def _messages(found: object) -> list[Message]:
+    if not isinstance(found, list):
+        raise UsageError("the request holds no list of messages")
+    try:
+        return [Message(str(m["topic"]), str(m["payload"]).encode()) for m in found]
+    except (TypeError, KeyError) as error:
+        raise UsageError("a message has a topic and a payload") from error
 
 
 async def _object(request: Request) -> dict[str, Any]:

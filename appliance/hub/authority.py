@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from appliance.errors import StateUnusableError, UsageError
 from appliance.kit.files import locked, write_durably
-from appliance.trust.certificates import Chain, FileTlsKey, authority_hash, named
+from appliance.trust.certificates import Chain, FileTlsKey, authority_hash, named, spki
 
 HUB_NAME = "_hub"
 """What the hub's own certificate calls it at the broker; no node's name has an underscore."""
@@ -51,6 +51,12 @@ class Authority:
     """A key that issues certificates, and its own certificate."""
 
     def __init__(self, key: FileTlsKey, certificate: x509.Certificate) -> None:
+        """Raises StateUnusableError when the key is not the certificate's."""
+        if spki(certificate.public_key()) != key.public:
+            raise StateUnusableError(
+                f"{key.path} is not the key of the authority's certificate",
+                hint="restore the hub from a backup, or make another: appliance hub ca --new",
+            )
         self._key = key.private
         self.certificate = certificate
         self.pem = certificate.public_bytes(Encoding.PEM).decode()
@@ -67,10 +73,25 @@ class Authority:
         with locked(folder / "ca.lock", what="the hub's authority", wait=True):
             if (folder / _CA).exists():
                 return cls(FileTlsKey.open(folder / _CA_KEY), _read(folder / _CA))
-            key = FileTlsKey.create(folder / _CA_KEY)
-            made = _self_signed(key, org, now)
-            write_durably(folder / _CA, made.public_bytes(Encoding.PEM))
-            return cls(key, made)
+            return cls._made(folder, org, now)
+
+    @classmethod
+    def anew(cls, state: Path, org: str, now: datetime.datetime) -> "Authority":
+        """Make another authority in place of one that was stolen; the old key is gone.
+
+        Raises:
+            StateUnusableError: its files cannot be written.
+        """
+        folder = state / "identity"
+        with locked(folder / "ca.lock", what="the hub's authority", wait=True):
+            return cls._made(folder, org, now)
+
+    @classmethod
+    def _made(cls, folder: Path, org: str, now: datetime.datetime) -> "Authority":
+        key = FileTlsKey.create(folder / _CA_KEY)
+        made = _self_signed(key, org, now)
+        write_durably(folder / _CA, made.public_bytes(Encoding.PEM))
+        return cls(key, made)
 
     def issue(
         self, node: str, public: CertificatePublicKeyTypes, now: datetime.datetime,
@@ -151,7 +172,8 @@ def hub_tls(state: Path, authority: Authority, now: datetime.datetime) -> tuple[
     certificate, key_file = folder / _HUB, folder / _HUB_KEY
     key = FileTlsKey.open(key_file) if key_file.exists() else FileTlsKey.create(key_file)
     known = Chain.parse(certificate.read_bytes()) if certificate.exists() else None
-    if known is None or known.expires - now < _HUB_LIFE / 4:
+    ours = known is not None and known.pem.endswith(authority.pem.encode())
+    if known is None or not ours or known.expires - now < _HUB_LIFE / 4:
         chain = authority.issue(HUB_NAME, key.private.public_key(), now, _HUB_LIFE)
         write_durably(certificate, chain.pem)
     return certificate, key_file

@@ -1,4 +1,8 @@
-"""What a stick brought home: receipts go in at the hub, answers go back onto the stick."""
+"""The stick road at the hub: what sticks brought home goes in, answers go back onto the stick.
+
+Importing is replaying: the hub takes each message as if the broker had brought it, so neither the
+order of sticks matters nor how often one comes.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -7,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from appliance.bundle.format import courier
-from appliance.bundle.format.courier import Carried
+from appliance.bundle.format.courier import Carried, Letter
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, NotFoundError
+from appliance.sync.topics import NodeTopics, parse_downward
+from appliance.trust.dsse import MAX_ENVELOPE_BYTES
 from appliance.trust.receipt import MAX_RECEIPT_BYTES
 
 _MOST_AT_ONCE = 512 << 10
 Post = Callable[[NodeId, list[dict[str, Any]]], dict[str, Any]]
+Ask = Callable[[NodeId], dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -105,3 +112,122 @@ def _count(made: Delivery, result: dict[str, Any]) -> None:
         made.forks += 1
     else:
         made.refused.append(result)
+
+
+@dataclass(slots=True)
+class Replay:
+    """What became of one node's messages. ``positions``: how far the hub has each stream by now.
+
+    ``lacking`` are records that lie between what the hub has and what this stick carries.
+    """
+
+    node: str
+    taken: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    positions: list[dict[str, Any]] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+
+
+def import_letters(medium: Path, post: Post, ask: Ask) -> list[Replay]:
+    """Hand in everything but receipts, and write what the hub has to say onto the medium.
+
+    Args:
+        medium: The stick's folder.
+        post: Hands messages of one node to the hub and returns its answer.
+        ask: Returns what the hub has to say to a node.
+
+    Raises:
+        NotFoundError: there is no such medium.
+        CorruptError: a file on it cannot be read.
+        PeerUnreachableError: the hub does not answer.
+        NoSpaceError, StateUnusableError: the answers could not be written; the messages are in.
+    """
+    replays = []
+    for node in courier.nodes(medium):
+        made, packs = Replay(node), list[tuple[str, str, int]]()
+        letters = _noting(courier.upward(medium, node), packs)
+        if _replay(medium, _messages(letters, made), made, (post, ask)):
+            made.lacking = list(_lacking(packs, made.positions))
+            replays.append(made)
+    return replays
+
+
+def _replay(
+    medium: Path, messages: Iterator[dict[str, Any]], made: Replay, hub: tuple[Post, Ask]
+) -> bool:
+    """Hand messages in, a group at a time; return whether there were any."""
+    post, ask = hub
+    node, none = NodeId(made.node), True
+    try:
+        for group in _groups(messages):
+            none = False
+            answer = post(node, group)
+            made.positions = answer["positions"]
+            for result in answer["results"]:
+                if result["result"] == "taken":
+                    made.taken += 1
+                else:
+                    made.refused.append(result)
+        if not none:
+            made.written = export_node(medium, node, ask)
+    except NotFoundError as error:  # a stranger keeps nobody else's out
+        made.refused.append(error.to_wire())
+    return not none or bool(made.refused)
+
+
+def _noting(letters: Iterable[Letter], packs: list[tuple[str, str, int]]) -> Iterator[Letter]:
+    """Pass letters on, and note of which ledger and stream each pack is, and where it begins."""
+    for letter in letters:
+        if letter.kind == "stream":
+            epoch, first = courier.pack_of(letter.path.name)
+            packs.append((epoch, str(letter.name), first))
+        yield letter
+
+
+def _messages(letters: Iterable[Letter], made: Replay) -> Iterator[dict[str, Any]]:
+    for letter in letters:
+        topic = _topic(letter)
+        for part in letter.parts:
+            if len(part) > MAX_ENVELOPE_BYTES:
+                error = MalformedError(f"{letter.path.name} holds what is too long for a message")
+                made.refused.append(error.to_wire())
+                continue
+            yield {"topic": topic, "payload": part.decode("utf-8", "replace")}
+
+
+def _topic(letter: Letter) -> str:
+    topics, name = NodeTopics(letter.node), letter.name or ""
+    return {
+        "stream": topics.stream(name),
+        "outcome": topics.outcome(name),
+        "reported": topics.reported,
+        "request": topics.request,
+    }[letter.kind]
+
+
+def _lacking(
+    packs: Iterable[tuple[str, str, int]], positions: list[dict[str, Any]]
+) -> Iterator[str]:
+    """Say which records an earlier stick, or the link, has yet to bring."""
+    known = {(p["epoch"], p["stream"]): p["upto"] for p in positions}
+    for epoch, stream, first in packs:
+        upto = known.get((epoch, stream), 0)
+        if first > upto + 1:
+            yield f"{stream}: records {upto + 1} to {first - 1} of the ledger {epoch}"
+
+
+def export_node(medium: Path, node: NodeId, ask: Ask) -> list[str]:
+    """Write what the hub has to say to one node; return the names of the files.
+
+    Raises:
+        NotFoundError: there is no such medium, or the hub does not know the node.
+        NoSpaceError, StateUnusableError: as ``courier.write``.
+    """
+    files = {}
+    for message in ask(node)["messages"]:
+        found = parse_downward(message["topic"], node)
+        if found is not None:
+            files[courier.down_name(found.kind, found.name)] = message["payload"].encode()
+    courier.write(medium, courier.answers_folder(medium, node), files)
+    return sorted(files)

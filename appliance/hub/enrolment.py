@@ -10,7 +10,7 @@ import datetime
 import hmac
 import re
 import sqlite3
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,9 @@ from appliance.trust.keys import public_key
 
 T = TypeVar("T")
 MOST_TOKEN_LIFE = datetime.timedelta(days=7)
+_TOLD_FOR = datetime.timedelta(days=30)
+"""How long a certificate is said again whenever there is occasion; a stick may take as long."""
+
 _NONCE = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,62}")
 _WHAT = "the request for a certificate"
@@ -78,12 +81,13 @@ class Enrolment:
         policy: Policy,
     ) -> None:  # fmt: skip
         self.authority = authority
+        self.on_gone: Callable[[str], None] = lambda _: None
+        """Called with a node's name when its key is gone, on the event loop's thread."""
         self._org = org
         self._state = state
         self._db = db
         self._clock = clock
         self._policy = policy
-        self._answers: dict[str, bytes] = {}
 
     # --- the desk for what comes over the broker -------------------------------------------------
 
@@ -96,12 +100,14 @@ class Enrolment:
         asked = self._opened(payload)
         if asked.node != row.node:
             raise ScopeError(f"{row.node} sent a request of {asked.node}")
-        self._answers[row.node] = (await self._answered(asked))[1]
+        await self._answered(asked)
 
     def messages(self, row: NodeRow) -> Iterable[Message]:
-        """Return the answer that waits for a node; one that is lost is asked for again."""
-        chain = self._answers.pop(row.node, None)
-        return () if chain is None else (Message(NodeTopics(NodeId(row.node)).certificate, chain),)
+        """Return a node's newest certificate while it is young: nobody says whether it arrived."""
+        young = rfc3339(self._clock.utc() - _TOLD_FOR)
+        newest = self._db.read(lambda db: roster.issued(db, row.node, row.key))[:1]
+        topic = NodeTopics(NodeId(row.node)).certificate
+        return [Message(topic, found.chain) for found in newest if found.issued_at > young]
 
     # --- the other roads -------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class Enrolment:
         """
         at = rfc3339(self._clock.utc())
         row = await self._write(lambda db: roster.revoke(db, node, why, at))
-        self.write_crl()
+        self._gone(node)
         return row
 
     async def replace(self, node: str, key: str) -> int | None:
@@ -190,7 +196,7 @@ class Enrolment:
         """
         at = rfc3339(self._clock.utc())
         found = await self._write(lambda db: roster.replace(db, node, key, at))
-        self.write_crl()
+        self._gone(node)
         return found
 
     def crl(self) -> bytes:
@@ -235,17 +241,21 @@ class Enrolment:
         self, asked: Asked, admitted: "_Admission | None" = None
     ) -> tuple[str, bytes]:
         now = self._clock.utc()
+        before = self._db.read(lambda db: roster.find(db, asked.node))
         chain = await self._write(lambda db: self._issue(db, asked, admitted, now))
-        if admitted is not None or asked.token is not None:
-            self.write_crl()  # it may have replaced another
+        if before is not None and before.key != asked.key:
+            self._gone(asked.node)
         return asked.node, chain
+
+    def _gone(self, node: str) -> None:
+        self.write_crl()
+        self.on_gone(node)
 
     def _issue(
         self, db: sqlite3.Connection, asked: Asked, admitted: "_Admission | None",
         now: datetime.datetime,
     ) -> bytes:  # fmt: skip
         at = rfc3339(now)
-        roster.check_key(db, asked.key)
         if asked.token is not None and admitted is None:
             roster.use_token(db, roster.token(db, asked.token.id), asked.node, asked.key, at)
             admitted = _Admission(asked.token.site, replaces=asked.token.replaces)

@@ -9,10 +9,10 @@ import hashlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-from appliance.core import wire
+from appliance.core import coarsen, wire
 from appliance.errors import MalformedError
 from appliance.ledger.chain import GENESIS, Head
 from appliance.trust.envelope import whole
@@ -50,12 +50,14 @@ def after(head: Head, record: dict[str, Any]) -> Head:
 
 
 def extend(
-    db: sqlite3.Connection, of: Ledger, first: int, records: Iterable[dict[str, Any]], at: str
+    db: sqlite3.Connection, of: Ledger, first: int, records: Sequence[dict[str, Any]], at: str
 ) -> None:
     """Link the audit records that were committed just now, and judge the heads that waited."""
     head = _at(db, of, first - 1)
-    if head is None:
-        return  # nobody knows how this log began, so it vouches for nothing
+    if head is None:  # nobody knows how this log began, so it vouches for nothing
+        last = first + len(records) - 1
+        db.execute("DELETE FROM witnesses WHERE node = ? AND epoch = ? AND seq <= ?", (*of, last))
+        return
     waiting = dict(
         db.execute("SELECT seq, hash FROM witnesses WHERE node = ? AND epoch = ?", of).fetchall()
     )
@@ -142,7 +144,10 @@ def _at(db: sqlite3.Connection, of: Ledger, seq: int) -> Head | None:
         (*of, head.seq, seq),
     )
     for (text,) in rows:
-        head = after(head, json.loads(text))
+        record = json.loads(text)
+        if record.get("kind") == coarsen.GAP:
+            return None  # this hub lost what was here, when it was put back to an earlier day
+        head = after(head, record)
     return head if head.seq == seq else None
 
 

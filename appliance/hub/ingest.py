@@ -13,6 +13,7 @@ from typing import Any
 
 from appliance.core import wire
 from appliance.errors import EquivocationError
+from appliance.hub import resume
 from appliance.sync.batch import Batch
 
 _MANY = 32
@@ -108,8 +109,12 @@ def ingest_all(db: sqlite3.Connection, parcels: Sequence[Parcel], at: str) -> In
     known = _hashes(db, [parcels[place] for place in repeated])
     for place in repeated:
         each = parcels[place]
-        if known.get((*each.where, each.first)) == each.hash:
+        there = known.get((*each.where, each.first))
+        if there == each.hash:
             found.known.append(place)
+        elif not there and resume.fill(db, each.where, (each.first, each.upto), at):
+            _write(db, [each], {}, at)
+            found.new.append(place)
         else:
             found.refused[place] = _two_of_one(each)
     return found

@@ -5,7 +5,6 @@ group is committed the next is opened; groups are committed in the order in whic
 """
 
 import asyncio
-import datetime
 import hashlib
 import logging
 import os
@@ -35,13 +34,15 @@ from appliance.ledger.streams import Stream
 from appliance.sync.batch import Batch, open_batch
 from appliance.sync.mqtt import Message
 from appliance.sync.topics import NodeTopics
+from appliance.trust import floor
 from appliance.trust.envelope import Addressee, Slot, seal
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 U = TypeVar("U")
 
-_ACK_LIFETIME = datetime.timedelta(days=30)
+_ACK_LIFETIME = floor.SPAN
+"""It names a batch by its hash, so an old one harms nobody; a stick, or a clock, may be late."""
 _MOST_THREADS = 4
 _AT_A_TIME = 25
 """Batches that a thread opens, or acknowledgements that it signs, before it asks for more."""

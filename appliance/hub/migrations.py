@@ -181,3 +181,48 @@ def m007_identity(db: Database) -> None:
         not_null={"node", "why", "at"},
         strict=True,
     )
+
+
+@migrations()
+def m008_commands(db: Database) -> None:
+    """What nodes were commanded; what each generation said, and which one is a return."""
+    db.table("commands").create(
+        {
+            "node": str,
+            "counter": int,
+            "epoch": str,
+            "verb": str,
+            "args": str,
+            "issued": str,
+            "expires": str,
+            "state": str,
+            "why": str,
+            "outcome": str,
+            "heard_at": str,
+            "envelope": bytes,
+        },
+        pk=("node", "counter"),
+        not_null={"epoch", "verb", "args", "issued", "expires", "state", "why", "envelope"},
+        strict=True,
+    )
+    db.table("words").create(
+        {"node": str, "generation": int, "digest": str},
+        pk=("node", "generation"),
+        not_null={"digest"},
+        strict=True,
+    )
+    db.table("document_sets").create(
+        {"digest": str, "documents": str}, pk="digest", not_null={"documents"}, strict=True
+    )
+    db.table("rollbacks").create(
+        {"node": str, "digest": str, "back_to": int, "why": str},
+        pk=("node", "digest"),
+        not_null={"back_to", "why"},
+        strict=True,
+    )
+
+
+@migrations()
+def m009_resuming(db: Database) -> None:
+    """Nodes that have not said since a restore of this hub which generation they follow."""
+    db.table("resuming").create({"node": str}, pk="node", strict=True)

@@ -3,6 +3,7 @@
 import datetime
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
 
 from appliance.errors import ExpiredError, ReplayError, RevokedError, ScopeError, SignatureError
 from appliance.hub import store
@@ -91,9 +92,11 @@ def admit(db: sqlite3.Connection, node: str, key: str, site: str, at: str) -> No
 
     Raises:
         RevokedError: the key was revoked, and never comes back.
+        ScopeError: the key is another node's.
         UsageError: the node is known by another key, which was not revoked.
     """
     check_key(db, key)
+    _check_own(db, node, key)
     if (known := find(db, node)) is not None and known.key != key and known.revoked_at is not None:
         replace(db, node, key, at)
     store.admit(db, node, key, at)
@@ -110,9 +113,11 @@ def replace(db: sqlite3.Connection, node: str, key: str, at: str) -> int | None:
     Raises:
         NotFoundError: there is no such node.
         RevokedError: the new key was revoked.
+        ScopeError: the new key is another node's.
     """
     row = store.node(db, node)
     check_key(db, key)
+    _check_own(db, node, key)
     if row.key == key:
         return store.generation(db, node)
     revoke(db, node, "replaced by another machine", at)
@@ -157,6 +162,16 @@ def check_key(db: sqlite3.Connection, key: str) -> None:
         )
 
 
+def _check_own(db: sqlite3.Connection, node: str, key: str) -> None:
+    """See that a key is no other node's: one machine has one name."""
+    row = db.execute("SELECT node FROM nodes WHERE key = ? AND node != ?", (key, node)).fetchone()
+    if row is not None:
+        raise ScopeError(
+            f"this key is that of {row[0]}",
+            hint="a machine has one name; was identity/ copied? Make keys of its own there",
+        )
+
+
 def check_not_revoked(row: NodeRow) -> None:
     """See that a node may say anything.
 
@@ -190,6 +205,14 @@ def issued(db: sqlite3.Connection, node: str, node_key: str) -> list[Issued]:
         (node, node_key),
     )
     return [Issued(**dict(row)) for row in rows]
+
+
+def shown(db: sqlite3.Connection, row: NodeRow) -> list[dict[str, Any]]:
+    """Return the certificates of a node as plain JSON data, newest first."""
+    return [
+        {"serial": c.serial, "issued": c.issued_at, "expires": c.expires_at}
+        for c in issued(db, row.node, row.key)
+    ]
 
 
 def revoked_serials(db: sqlite3.Connection, now: str) -> list[RevokedSerial]:

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, MalformedError, RefusedError
-from appliance.hub import heads, receipts, roster, store
+from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
+from appliance.hub import heads, receipts, resume, roster, store, words
 from appliance.hub.identity import HubIdentity
 from appliance.hub.intake import Arrived, Intake, Opened, Refused, Taken
 from appliance.hub.store import Ask, NodeRow
@@ -101,6 +101,12 @@ class HubService:
         if envelope is not None and self._connection is not None:
             self._connection.publish(NodeTopics(NodeId(name)).desired, envelope, retain=True)
 
+    def forget(self, name: str) -> None:
+        """Have the broker forget what it retains for a node whose key is gone."""
+        topics = NodeTopics(NodeId(name))
+        for topic in (topics.desired, topics.ack):
+            self._publish(Message(topic, b"", retained=True))
+
     async def take_receipts(self, row: NodeRow, envelopes: list[bytes]) -> dict[str, Any]:
         """Take in what came by another road; return what became of each, and a signed time."""
         org, at = self._identity.org, rfc3339(self._clock.utc())
@@ -111,6 +117,37 @@ class HubService:
             "chains": self._db.read(lambda db: receipts.listed(db, row.node)),
             "time": None if answer is None else wire.loads(answer, what="the signed time"),
         }
+
+    async def replay(self, row: NodeRow, messages: "Sequence[Message]") -> list[dict[str, Any]]:
+        """Take in what came by another road as if the broker had brought it; say what became of it.
+
+        Raises:
+            NoSpaceError, StateUnusableError: not all of it was taken in; hand it in again.
+        """
+        own = [m for m in messages if (u := parse_upward(m.topic)) and u.node == row.node]
+        arrived, others = _sorted(own)
+        strange = ScopeError(f"what the stick holds for {row.node} names another node")
+        refused: list[ApplianceError] = [strange] * (len(messages) - len(own))
+        refused += [each.error for each in (await self.intake.take(arrived)).refused]
+        for message in others:
+            upward = parse_upward(message.topic)
+            assert upward is not None
+            try:
+                await self._take(row, upward, message.payload)
+            except RefusedError as error:
+                await self._refuse(upward, message.topic, error)
+                refused.append(error)
+        taken = [{"result": "taken"}] * (len(messages) - len(refused))
+        return [*taken, *({"result": "refused", **error.to_wire()} for error in refused)]
+
+    async def answers(self, name: str) -> list[Message]:
+        """Return all that there is to say to a node now, for another road to carry."""
+        row = self._db.read(partial(store.node, name=name))
+        topics = NodeTopics(NodeId(row.node))
+        said = {topics.time: self._signed_time(row), topics.desired: await self._envelope(name)}
+        found = [Message(topic, data) for topic, data in said.items() if data is not None]
+        found += await self.intake.acknowledgements([name])
+        return [*found, *(m for desk in self._desks.values() for m in desk.messages(row))]
 
     async def _connected(self) -> None:
         session = Session(client_id=f"hub-{self._identity.org}", subscriptions=(EVERY_NODE,))
@@ -210,20 +247,24 @@ class HubService:
             return
         try:
             row = self._db.read(lambda db: store.node(db, upward.node))
-            roster.check_not_revoked(row)
-            if upward.kind == "state":
-                await self._link(row, message.payload)
-            elif upward.kind == "reported":
-                await self._reported(row, message.payload)
-            elif (desk := self._desks.get(upward.kind)) is not None:
-                await desk.take(row, upward.name, message.payload)
-                self.tell(row)
+            await self._take(row, upward, message.payload)
         except RefusedError as error:
             await self._refuse(upward, message.topic, error)
         except ApplianceError as error:
             log.warning("%s: %s", message.topic, error)
         except Exception:  # one node's message must not end the service of all the others
             log.exception("could not take in what came on %s", message.topic)
+
+    async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
+        roster.check_not_revoked(row)
+        if upward.kind == "state":
+            await self._link(row, payload)
+        elif upward.kind == "reported":
+            await self._reported(row, payload)
+            self.tell(self._db.read(partial(store.node, name=row.node)))
+        elif (desk := self._desks.get(upward.kind)) is not None:
+            await desk.take(row, upward.name, payload)
+            self.tell(row)
 
     async def _link(self, row: NodeRow, payload: bytes) -> None:
         if len(payload) > _MOST_LINK_BYTES:
@@ -242,6 +283,7 @@ class HubService:
         found, number = accepted.payload, whole(accepted.payload, "report")
         if not isinstance(found.get("dbEpoch"), str) or not isinstance(found.get("applied"), dict):
             raise MalformedError(f"the report of {row.node} does not say what it applied")
+        found = resume.of_this_director(found, self._identity.director_epoch)
         head, at = heads.named(found), rfc3339(now)
 
         def effect(db: sqlite3.Connection) -> bool:
@@ -274,18 +316,20 @@ class HubService:
             return kept
         row = self._db.read(lambda db: store.node(db, name))
 
-        def sealed(ask: Ask) -> bytes:
-            body = {
+        def sealed(db: sqlite3.Connection, ask: Ask) -> bytes:
+            body: dict[str, Any] = {
                 "directorEpoch": self._identity.director_epoch,
                 "gen": ask.generation,
                 "documents": ask.documents,
             }
+            if back := words.sealing(db, row.node, ask.generation, ask.documents):
+                body["rollback"] = back
             to = Addressee(self._identity.org, row.node, row.key, ask.db_epoch)
             key, life = self._identity.director, _DESIRED_LIFETIME
             return seal(Slot.DESIRED, to, body, key, issued=now, lifetime=life)
 
         return await self._write(
-            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, sealed)
+            lambda db: store.sealed(db, row.node, rfc3339(now), too_old, partial(sealed, db))
         )
 
     async def _refuse(self, upward: Upward, topic: str, error: RefusedError) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from appliance.core import wire
 from appliance.core.documents import Document
 from appliance.errors import NotFoundError, UsageError
+from appliance.hub import resume
 from appliance.hub.ingest import ingest
 
 __all__ = ["ingest"]
@@ -91,8 +92,9 @@ def nodes(db: sqlite3.Connection) -> list[NodeRow]:
 
 
 def names(db: sqlite3.Connection) -> list[str]:
-    """Return the names of all nodes."""
-    return [row[0] for row in db.execute("SELECT node FROM nodes ORDER BY node").fetchall()]
+    """Return the names of all nodes that were not revoked."""
+    rows = db.execute("SELECT node FROM nodes WHERE revoked_at IS NULL ORDER BY node")
+    return [row[0] for row in rows.fetchall()]
 
 
 def node(db: sqlite3.Connection, name: str) -> NodeRow:
@@ -152,6 +154,8 @@ def set_reported(
         (epoch, text, number, at, name, epoch, number, name, epoch),
     )
     db.execute("INSERT INTO epochs VALUES (?, ?) ON CONFLICT DO NOTHING", (name, epoch))
+    if changed.rowcount > 0:
+        resume.heard(db, name, payload, at)
     return changed.rowcount > 0
 
 
@@ -255,6 +259,7 @@ def delete_document(db: sqlite3.Connection, name: str, kind: str, document: str)
 
 def next_generation(db: sqlite3.Connection, name: str) -> int:
     """Begin a new generation, whose envelope is still to be sealed."""
+    resume.release(db, name)
     (generation,) = db.execute(
         "INSERT INTO generations VALUES (?, 1, NULL, NULL, NULL) ON CONFLICT DO UPDATE SET"
         " generation = generation + 1, db_epoch = NULL, envelope = NULL, sealed_at = NULL"
@@ -274,7 +279,8 @@ def kept(db: sqlite3.Connection, name: str, too_old: str) -> bytes | None:
     """Return the envelope that ``sealed`` would return without sealing anything."""
     row = db.execute(
         "SELECT g.envelope FROM generations AS g JOIN nodes AS n"
-        " ON n.node = g.node AND n.db_epoch = g.db_epoch WHERE g.node = ? AND g.sealed_at >= ?",
+        " ON n.node = g.node AND n.db_epoch = g.db_epoch WHERE g.node = ? AND g.sealed_at >= ?"
+        " AND NOT EXISTS (SELECT 1 FROM resuming WHERE node = g.node)",
         (name, too_old),
     ).fetchone()
     return None if row is None or row[0] is None else bytes(row[0])
@@ -293,7 +299,7 @@ def sealed(
         "SELECT generation, db_epoch, envelope, sealed_at FROM generations WHERE node = ?", (name,)
     ).fetchone()
     epoch = node(db, name).db_epoch
-    if row is None or epoch is None:
+    if row is None or epoch is None or resume.is_held(db, name):
         return None
     number, sealed_for, envelope, sealed_at = row
     if envelope is not None and sealed_for == epoch and sealed_at >= too_old:

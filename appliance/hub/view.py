@@ -83,6 +83,14 @@ def suspected(found: NodeView, why: str | None, missing: str | None = None) -> N
     return replace(found, state=State.SUSPECT, why=f"cloned or put back: {why}; {found.why}")
 
 
+def held(found: NodeView, *, is_held: bool) -> NodeView:
+    """Return the view of a node that may follow a newer word than this hub remembers."""
+    if not is_held:
+        return found
+    why = "nothing is asked of it: this hub was put back to an earlier day (appliance hub apply)"
+    return replace(found, why=f"{found.why}; {why}")
+
+
 def _state(
     row: NodeRow, deployments: list[dict[str, Any]], now: datetime.datetime, heartbeat_s: float
 ) -> tuple[State, str]:

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 from appliance.errors import (
     ApplianceError,
     BadDocumentError,
+    ForbiddenError,
     LockedError,
     MalformedError,
     NoSpaceError,
@@ -27,6 +28,7 @@ _STATUS: dict[type[ApplianceError], int] = {
     UsageError: 400,
     SignatureError: 401,
     RefusedError: 403,
+    ForbiddenError: 403,
     NotFoundError: 404,
     LockedError: 409,
     NoSpaceError: 507,

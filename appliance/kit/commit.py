@@ -1,8 +1,8 @@
 """One writer thread with group commit, and readers that never wait for it.
 
 Effects that arrive while a commit is under way share the next one, so that an fsync is paid once
-for all of them. Who waited for the last commit is likely to come again at once: for as many as
-shared it the next one waits a few milliseconds; who is alone never waits. Each has a savepoint of
+for all of them. Who waited for the last commit is likely to come again at once: if they were many,
+the next one waits some milliseconds for as many; who is alone never waits. Each has a savepoint of
 its own: one that raises takes back its own changes, not its neighbours'.
 """
 
@@ -34,6 +34,9 @@ _WINDOW_S = 0.01
 Measured with one, 8 and 32 threads that each wait for every commit: see docs/reference/sync.md.
 """
 
+_CROWD = 4
+"""So many make it worth waiting: two or three that met by chance may have gone their own ways."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Job(Generic[T]):
@@ -50,8 +53,9 @@ class _Crowd:
     at: float = 0.0
 
     def expected(self, now: float) -> int:
-        """Return for how many to wait; after a pause for nobody."""
-        return max(self.last, self.before) if now - self.at < _WINDOW_S else 0
+        """Return for how many to wait: for nobody after a pause, nor for a few."""
+        expected = max(self.last, self.before)
+        return expected if expected >= _CROWD and now - self.at < _WINDOW_S else 0
 
     def committed(self, count: int, now: float) -> None:
         """Note how many shared the newest commit."""

@@ -5,6 +5,7 @@ faster and may roll back what was already acknowledged.
 """
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,28 @@ def open_reader(path: Path) -> sqlite3.Connection:
         connection = _connect(path, "ro")
         connection.execute("PRAGMA query_only=ON")
     return connection
+
+
+def copy_online(source: Path, target: Path) -> None:
+    """Copy a database that may be in use, as of one moment, into one file that is whole.
+
+    Raises:
+        NoSpaceError, StateUnusableError: as ``translated``; the target may be left half written.
+    """
+    with translated(source), files.translated(f"writing {target}"):
+        reader, copy = open_reader(source), _connect(target, "rwc")
+        try:
+            reader.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")
+            (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+        finally:
+            copy.close()
+            reader.close()
+        if verdict != "ok":
+            raise StateUnusableError(f"{source} is damaged: {verdict}", hint="use an older backup")
+        target.chmod(0o600)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,10 +52,13 @@ class HttpClient:
         return cls(lambda: _UnixConnection(path, timeout_s), f"{who} at {path}", hint)
 
     @classmethod
-    def over_tcp(cls, url: str, who: str, hint: str, token: str = "") -> "HttpClient":
+    def over_tcp(
+        cls, url: str, who: str, hint: str, token: str = "", ca: Sequence[str] = ()
+    ) -> "HttpClient":
         """Return a client of the server at ``http://HOST:PORT`` or ``https://HOST:PORT``.
 
-        A certificate is verified without its dates: a clock that is wrong must not stop a renewal.
+        A certificate is verified without its dates, for a clock may be wrong. ``ca`` are
+        authorities in PEM to trust beside the system's.
 
         Raises:
             UsageError: it is not such a URL.
@@ -75,6 +78,8 @@ class HttpClient:
             if parts.scheme == "http":
                 return http.client.HTTPConnection(host, port, timeout=180)
             context = ssl.create_default_context()
+            if ca:
+                context.load_verify_locations(cadata="\n".join(ca))
             context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
             return http.client.HTTPSConnection(host, port, timeout=180, context=context)
 

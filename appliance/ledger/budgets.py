@@ -36,6 +36,9 @@ _FINE_SHARE = 0.25
 _MOST_ROWS = 3000
 """Of one transaction: others wait for the writer meanwhile, some tens of milliseconds."""
 
+_MOST_UNCOUNTED = 5000
+"""Records that were written since the last count: reading them takes some milliseconds."""
+
 _COARSER = {1: 60, 60: 900}
 _NO_END = 2**62
 
@@ -100,15 +103,17 @@ def overfull(db: sqlite3.Connection) -> list[Stream]:
     return [s for s in Stream if s in NEVER_DROPPED and held(db, s) >= limit(db, s)]
 
 
-def is_over(db: sqlite3.Connection, stream: Stream) -> bool:
-    """Whether something of a stream has to give way; it only reads."""
+def is_due(db: sqlite3.Connection, stream: Stream) -> bool:
+    """Whether ``step`` has something to do; it only reads, and never much."""
+    if sizes.uncounted(db, stream) > _MOST_UNCOUNTED:
+        return True
     return stream not in NEVER_DROPPED and held(db, stream) > limit(db, stream)
 
 
 def step(db: sqlite3.Connection, stream: Stream) -> Kept:
-    """Have something of a stream give way, a bounded piece of work; call it until it is false.
+    """Count a stream, and have a bounded piece of it give way; call it until it is false.
 
-    Call it when ``is_over`` says so: it goes on until the stream is a little below its budget.
+    Call it when ``is_due`` says so: it goes on until the stream is a little below its budget.
     """
     most = limit(db, stream)
     levels = sizes.count(db, stream)
@@ -162,7 +167,6 @@ def _drop(db: sqlite3.Connection, stream: Stream, over: int) -> int:
     gap = _text(coarsen.gap(first, upto, str(entries[0].record.get("at"))))
     level = sizes.level_of(sizes.levels(db, stream), first)
     _exchange(db, stream, upto, [(first, gap)], level.every_s)
-    sizes.move(db, stream, first, upto)
     return fresh
 
 

@@ -7,33 +7,17 @@ witness: whoever cuts or rewrites what lies before it is found out. What was cut
 witness is not.
 """
 
-import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 from appliance.errors import CorruptError, IncompleteError
+from appliance.ledger import retained
+from appliance.ledger.head import GENESIS, Head
+
+__all__ = ["GENESIS", "Head", "advance", "head", "start", "verify"]
 
 _HEAD = "audit-head"
 _START = "audit-start"
-GENESIS = "0" * 64
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The chain after ``seq`` records. In a ledger older than the chain it starts later than 0."""
-
-    seq: int = 0
-    hash: str = GENESIS
-
-    def to_wire(self) -> dict[str, object]:
-        """Return plain JSON data."""
-        return {"seq": self.seq, "hash": self.hash}
-
-    def after(self, record: bytes) -> "Head":
-        """Return the head when ``record`` has followed."""
-        linked = bytes.fromhex(self.hash) + hashlib.sha256(record).digest()
-        return Head(self.seq + 1, hashlib.sha256(linked).hexdigest())
 
 
 def head(db: sqlite3.Connection) -> Head:
@@ -46,12 +30,13 @@ def start(db: sqlite3.Connection) -> Head:
     return _read(db, _START)
 
 
-def advance(db: sqlite3.Connection, first: int, records: Iterable[bytes]) -> None:
-    """Link records, in the transaction that numbers them from ``first`` on."""
+def advance(db: sqlite3.Connection, first: int, records: Sequence[bytes]) -> None:
+    """Link records, in the transaction that numbers them from ``first`` on, and keep them."""
     known = _read(db, _HEAD)
     if known.seq != first - 1:
         known = Head(first - 1)
         _write(db, _START, known)
+    retained.keep(db, known, records)
     for record in records:
         known = known.after(record)
     _write(db, _HEAD, known)
@@ -62,8 +47,8 @@ def verify(records: Iterable[tuple[int, bytes]], witnesses: Mapping[int, str]) -
 
     Args:
         records: Their numbers and their bytes as they were linked, in order.
-        witnesses: Heads by number. One must stand for what lies before the first record; 0 is
-            known to be ``GENESIS``.
+        witnesses: Heads by number, whole or their first digits. A whole one must stand for what
+            lies before the first record; 0 is known to be ``GENESIS``.
 
     Returns:
         The head after the last record.
@@ -80,7 +65,7 @@ def verify(records: Iterable[tuple[int, bytes]], witnesses: Mapping[int, str]) -
         if seq != at.seq + 1:
             raise IncompleteError(f"the audit record {at.seq + 1} is missing: {seq} follows")
         at = at.after(record)
-        if known.get(seq, at.hash) != at.hash:
+        if not at.hash.startswith(known.get(seq, at.hash)):
             raise CorruptError(f"the audit records up to {seq} are not those that a witness saw")
     last, newest = (0 if at is None else at.seq), max(known)
     if newest > last:
@@ -99,14 +84,11 @@ def _before(first: int, known: Mapping[int, str]) -> Head:
 
 def _read(db: sqlite3.Connection, key: str) -> Head:
     row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    if row is None:
-        return Head()
-    seq, digest = str(row[0]).split(":")
-    return Head(int(seq), digest)
+    return Head() if row is None else Head.parse(str(row[0]))
 
 
 def _write(db: sqlite3.Connection, key: str, value: Head) -> None:
     db.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-        (key, f"{value.seq}:{value.hash}"),
+        (key, str(value)),
     )

@@ -259,3 +259,60 @@ def m011_budgets(db: Database) -> None:
         not_null={"first", "bytes"},
         strict=True,
     )
+
+
+@migrations()
+def m012_commands(db: Database) -> None:
+    """What the hub commanded and how it ended; what generations said; why local words hold."""
+    db.table("commands").create(
+        {
+            "counter": int,
+            "hash": str,
+            "verb": str,
+            "state": str,
+            "at": str,
+            "outcome": bytes,
+            "audit_seq": int,
+        },
+        pk="counter",
+        not_null={"hash", "verb", "state", "at"},
+        strict=True,
+    )
+    db.table("generations").create(
+        {"generation": int, "digest": str},
+        pk="generation",
+        not_null={"digest"},
+        strict=True,
+    )
+    db.table("overrides").create(
+        {
+            "kind": str,
+            "name": str,
+            "mode": str,
+            "reason": str,
+            "until": str,
+            "by": str,
+            "at": str,
+        },
+        pk=("kind", "name"),
+        not_null={"mode", "reason", "by", "at"},
+        strict=True,
+    )
+
+
+@migrations()
+def m013_audit(db: Database) -> None:
+    """Audit records as they were linked, kept here after the hub has acknowledged them.
+
+    What an older release had acknowledged is gone, so keeping begins at the head of today.
+    """
+    db.table("audit").create(
+        {"epoch": str, "seq": int, "record": str},
+        pk=("epoch", "seq"),
+        not_null={"record"},
+        strict=True,
+    )
+    db.execute(
+        "INSERT INTO meta SELECT 'audit-kept', value FROM meta WHERE key = 'audit-head'"
+        " ON CONFLICT DO NOTHING"
+    )

@@ -14,6 +14,7 @@ ROW_BYTES = 48
 """What a record takes in the file besides its text: row, key, index."""
 
 AS_WRITTEN = 1
+_NO_END = 2**62
 _SIZE = f"LENGTH(CAST(record AS BLOB)) + {ROW_BYTES}"
 
 
@@ -50,7 +51,13 @@ def level_of(found: list[Level], seq: int) -> Level:
 def waiting(db: sqlite3.Connection, stream: str) -> int:
     """Return the bytes of the records that are in no batch yet; it only reads."""
     counted = sum(level.bytes for level in levels(db, stream))
-    return counted + _added_since(db, stream, _counted(db, stream))[0]
+    return counted + _added_since(db, stream, _counted(db, stream))
+
+
+def uncounted(db: sqlite3.Connection, stream: str) -> int:
+    """Return how many numbers were given since the last count, at most; it only reads."""
+    row = db.execute("SELECT next_seq - 1 FROM streams WHERE stream = ?", (stream,)).fetchone()
+    return 0 if row is None else int(row[0]) - _counted(db, stream)
 
 
 def sealed(db: sqlite3.Connection, stream: str) -> int:
@@ -61,25 +68,25 @@ def sealed(db: sqlite3.Connection, stream: str) -> int:
 
 def count(db: sqlite3.Connection, stream: str) -> list[Level]:
     """Take in what was written since the last time; return the levels."""
-    added, upto = _added_since(db, stream, _counted(db, stream))
-    if upto is not None:
-        _change(db, stream, AS_WRITTEN, added)
-        _set_counted(db, stream, upto)
+    counted, new = _counted(db, stream), uncounted(db, stream)
+    if new:
+        _change(db, stream, AS_WRITTEN, _added_since(db, stream, counted))
+        _set_counted(db, stream, counted + new)
     return levels(db, stream)
 
 
 def recount(db: sqlite3.Connection, stream: str) -> list[Level]:
     """Read all that waits, and set every level right; return them."""
-    found = levels(db, stream)
-    sizes = dict.fromkeys((level.every_s for level in found), 0)
-    rows = db.execute(f"SELECT seq, {_SIZE} FROM outbox WHERE stream = ?", (stream,))  # noqa: S608
-    last = 0
-    for seq, size in rows:
-        sizes[level_of(found, seq).every_s] += size
-        last = max(last, seq)
-    for level in found:
-        _put(db, stream, Level(level.every_s, level.first, sizes[level.every_s]))
-    _set_counted(db, stream, last)
+    found = sorted(levels(db, stream), key=lambda level: (level.first, -level.every_s))
+    query = (
+        f"SELECT COALESCE(SUM({_SIZE}), 0) FROM outbox"  # noqa: S608 - our own text
+        " WHERE stream = ? AND seq >= ? AND seq < ?"
+    )
+    ends = [*(level.first for level in found[1:]), _NO_END]
+    for level, end in zip(found, ends, strict=True):
+        (size,) = db.execute(query, (stream, level.first, end)).fetchone()
+        _put(db, stream, Level(level.every_s, level.first, int(size)))
+    _set_counted(db, stream, _counted(db, stream) + uncounted(db, stream))
     return levels(db, stream)
 
 
@@ -104,14 +111,6 @@ def came(db: sqlite3.Connection, stream: str, level: Level) -> None:
     )
 
 
-def move(db: sqlite3.Connection, stream: str, first: int, upto: int) -> None:
-    """Have the levels that began behind ``first`` and up to ``upto`` begin after it."""
-    db.execute(
-        "UPDATE levels SET first = ? WHERE stream = ? AND first > ? AND first <= ?",
-        (upto + 1, stream, first, upto),
-    )
-
-
 def begin_after(db: sqlite3.Connection, stream: str, every_s: int, upto: int) -> None:
     """Have one level begin behind ``upto``."""
     db.execute(
@@ -119,13 +118,12 @@ def begin_after(db: sqlite3.Connection, stream: str, every_s: int, upto: int) ->
     )
 
 
-def _added_since(db: sqlite3.Connection, stream: str, counted: int) -> tuple[int, int | None]:
+def _added_since(db: sqlite3.Connection, stream: str, counted: int) -> int:
     query = (
-        f"SELECT COALESCE(SUM({_SIZE}), 0), MAX(seq) FROM outbox"  # noqa: S608 - our own text
+        f"SELECT COALESCE(SUM({_SIZE}), 0) FROM outbox"  # noqa: S608 - our own text
         " WHERE stream = ? AND seq > ?"
     )
-    added, upto = db.execute(query, (stream, counted)).fetchone()
-    return int(added), upto
+    return int(db.execute(query, (stream, counted)).fetchone()[0])
 
 
 def _counted(db: sqlite3.Connection, stream: str) -> int:

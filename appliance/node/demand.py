@@ -7,6 +7,7 @@ for again, and marks that are still on disk are read as they are.
 
 import datetime
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ _WINDOW = datetime.timedelta(seconds=60)
 _EPISODE = datetime.timedelta(seconds=3)
 """After so long without a mark, of one a second, nobody waits any more; the next begins anew."""
 _OLD = datetime.timedelta(days=1)
+_JUMP = datetime.timedelta(seconds=2)
+"""Beyond this the clock was set, and did not only go a little wrong."""
 _SETTLED_NS = 100_000_000
 _MOST_GENERATED = 100_000
 
@@ -37,14 +40,17 @@ class Activity:
         self._clock = clock
         self._demand: dict[str, Demand] = {}
         self._generated: deque[Generated] = deque(maxlen=_MOST_GENERATED)
+        self._lock = threading.Lock()
+        self._seen = clock.utc(), clock.monotonic()
 
     def demand(self) -> dict[str, Demand]:
         """Return the demand for each model that was ever asked for, never later than now."""
-        now = self._clock.utc()
-        return {
-            model: Demand(min(found.at, now), found.waiting_since, found.waited_at)
-            for model, found in self._demand.copy().items()
-        }
+        with self._lock:
+            now = self._now()
+            return {
+                model: Demand(min(found.at, now), found.waiting_since, found.waited_at)
+                for model, found in self._demand.items()
+            }
 
     def last_demand(self) -> dict[str, datetime.datetime]:
         """Return when each model was wanted last, never later than now: the clock may be set."""
@@ -65,7 +71,11 @@ class Activity:
         Raises:
             ValueError: it does not say when.
         """
-        at = min(parse_rfc3339(mark.at), self._clock.utc())
+        said = parse_rfc3339(mark.at)
+        with self._lock:
+            return self._marked(mark, min(said, self._now()))
+
+    def _marked(self, mark: Mark, at: datetime.datetime) -> bool:
         before = self._demand.get(mark.model, Demand(at))
         latest = max(before.at, at)
         if not mark.waiting:  # it is there: whoever waits from now on waits anew
@@ -81,11 +91,37 @@ class Activity:
         found = Generated.of(record)
         if found is None:
             return
-        before = self._demand.get(found.model)
-        if before is None or before.at < found.until:  # nobody waited since, as marks go
-            self._demand[found.model] = Demand(found.until)
+        with self._lock:
+            self._now()
+            before = self._demand.get(found.model)
+            if before is None or before.at < found.until:  # nobody waited since, as marks go
+                self._demand[found.model] = Demand(found.until)
         if found.tokens:
             self._generated.append(found)
+
+    def _now(self) -> datetime.datetime:
+        """Return the time. If the clock was set since the last look, move what is known with it.
+
+        Else a day in 2038 would keep a model awake until then, and one in 1970 would put to sleep
+        what is in use.
+        """
+        utc, monotonic = self._clock.utc(), self._clock.monotonic()
+        jump = utc - self._seen[0] - datetime.timedelta(seconds=monotonic - self._seen[1])
+        self._seen = utc, monotonic
+        if abs(jump) > _JUMP:
+            self._demand = {m: _moved(found, jump) for m, found in self._demand.items()}
+        return utc
+
+
+def _moved(found: Demand, by: datetime.timedelta) -> Demand:
+    """Return a demand as the clock would have told it, had it been set before."""
+    try:
+        since, waited = (
+            None if at is None else at + by for at in (found.waiting_since, found.waited_at)
+        )
+        return Demand(found.at + by, since, waited)
+    except OverflowError:  # a mark that was none: it says year 1, or 9999
+        return found
 
 
 class MarkFolder:

@@ -17,7 +17,8 @@ from appliance.core.mirror import Asked, Mirrored
 from appliance.core.state import DesiredState, Origin, Unreadable
 from appliance.errors import BadDocumentError, NotFoundError, UsageError
 from appliance.kube.words import owned
-from appliance.ledger import mirror
+from appliance.ledger import mirror, overrides
+from appliance.ledger.overrides import Mode
 from appliance.node import clustered
 from appliance.planner.desired import merge
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _DEPLOYMENT = ModelDeployment.kind_name
 _PARTS = ("metadata", "spec")
+_MOST_HEARD = 64
+"""Generations that are remembered, to know an older one again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,47 @@ def fleet(db: sqlite3.Connection) -> FleetWord:
     return FleetWord(row[0], row[1], row[2], documents, broken)
 
 
-def set_fleet(db: sqlite3.Connection, word: FleetWord) -> None:
-    """Replace the fleet's word inside somebody's transaction."""
-    documents = wire.dumps([d.to_wire() for d in word.documents]).decode()
+def position(db: sqlite3.Connection) -> tuple[int, str]:
+    """Return number and hash of the last generation, without reading what it says."""
+    row = db.execute("SELECT generation, hash FROM fleet WHERE only = 1").fetchone()
+    return (0, "") if row is None else (int(row[0]), str(row[1]))
+
+
+def director_epoch(db: sqlite3.Connection) -> int:
+    """Return the epoch of the director who said the last generation; 0 before the first."""
+    row = db.execute("SELECT director_epoch FROM fleet WHERE only = 1").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def set_fleet(db: sqlite3.Connection, word: FleetWord, text: str | None = None) -> None:
+    """Replace the fleet's word inside somebody's transaction; ``text`` is its documents' JSON."""
+    documents = text or wire.dumps([d.to_wire() for d in word.documents]).decode()
     db.execute(
         "INSERT INTO fleet VALUES (1, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET director_epoch ="
         " excluded.director_epoch, generation = excluded.generation, hash = excluded.hash,"
         " documents = excluded.documents",
         (word.director_epoch, word.generation, word.hash, documents),
     )
+
+
+def heard(db: sqlite3.Connection) -> dict[int, str]:
+    """Return the digests of the generations that were in force here, by their numbers."""
+    return dict(db.execute("SELECT generation, digest FROM generations").fetchall())
+
+
+def hear(db: sqlite3.Connection, generation: int, digest: str) -> None:
+    """Remember what a generation said, inside somebody's transaction; the newest are kept."""
+    db.execute("INSERT OR REPLACE INTO generations VALUES (?, ?)", (generation, digest))
+    db.execute(
+        "DELETE FROM generations WHERE generation NOT IN"
+        " (SELECT generation FROM generations ORDER BY generation DESC LIMIT ?)",
+        (_MOST_HEARD,),
+    )
+
+
+def forget_heard(db: sqlite3.Connection) -> None:
+    """Forget what generations said, inside somebody's transaction: another director counts anew."""
+    db.execute("DELETE FROM generations")
 
 
 def set_local(
@@ -75,11 +110,13 @@ def set_local(
         " document = excluded.document, by = excluded.by, at = excluded.at",
         (kind, name, text, by, at),
     )
+    overrides.forget(db, kind, name)  # what was said before had another reason
 
 
 def forget_local(db: sqlite3.Connection, kind: str, name: str) -> bool:
     """Drop a local word; return whether there was one."""
     found = db.execute("DELETE FROM local WHERE kind = ? AND name = ?", (kind, name))
+    overrides.forget(db, kind, name)
     return found.rowcount > 0
 
 
@@ -118,10 +155,25 @@ def _warn(kind: str, name: str, why: str) -> None:
 
 def _local(db: sqlite3.Connection, kind: str) -> dict[str, Document | Unreadable | None]:
     rows = db.execute("SELECT name, document FROM local WHERE kind = ? ORDER BY name", (kind,))
-    return {
+    found = {
         name: None if text is None else stored(json.loads(text), Origin.LOCAL)
         for name, text in rows
     }
+    pinned = [n for (k, n), o in overrides.rows(db).items() if k == kind and o.mode is Mode.PIN]
+    theirs = {d.name: d for d in fleet(db).documents if d.kind == kind} if pinned else {}
+    for name in pinned:
+        follows = _follow(theirs.get(name), found.pop(name, None))
+        if follows is not None:
+            found[name] = follows
+    return found
+
+
+def _follow(theirs: Document | None, mine: Document | Unreadable | None) -> Document | None:
+    """Return the fleet's document with the model that was pinned; None when it asks no more."""
+    if not isinstance(theirs, ModelDeployment) or not isinstance(mine, ModelDeployment):
+        return None
+    spec = theirs.spec.model_copy(update={"model": mine.spec.model})
+    return theirs.model_copy(update={"spec": spec})
 
 
 def in_force(db: sqlite3.Connection) -> DesiredState:
@@ -140,7 +192,15 @@ def in_force(db: sqlite3.Connection) -> DesiredState:
     else:
         rows, asked = mirror.rows(db, _DEPLOYMENT), mirror.asked(db)
         state = clustered.in_force({d.name: d for d in theirs}, mine, rows, asked, generation)
-    return replace(state, unreadable=tuple(broken[name] for name in sorted(broken)))
+    why = overrides.rows(db)
+    deployments = tuple(
+        replace(d, drift=why[_DEPLOYMENT, d.document.name].told(d.drift))
+        if (_DEPLOYMENT, d.document.name) in why
+        else d
+        for d in state.deployments
+    )
+    unread = tuple(broken[name] for name in sorted(broken))
+    return replace(state, deployments=deployments, unreadable=unread)
 
 
 def apply_locally(db: sqlite3.Connection, document: Document, by: str, at: str) -> str:
@@ -151,7 +211,8 @@ def apply_locally(db: sqlite3.Connection, document: Document, by: str, at: str) 
     known = local(db, document.kind)
     before = known.get(document.name)
     row = _row(db, document.kind, document.name)
-    if before is not None and before.to_wire() == document.to_wire() and _stands(row, before):
+    same = before is not None and before.to_wire() == document.to_wire() and _stands(row, before)
+    if same and (document.kind, document.name) not in overrides.rows(db):
         return "unchanged"
     theirs = [d for d in fleet(db).documents if d.kind == document.kind]
     existed = (

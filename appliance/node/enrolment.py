@@ -5,9 +5,10 @@ key of its own, ``identity/tls-key.pem``; the chain is ``identity/tls.pem``.
 """
 
 import asyncio
+import datetime
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from appliance.ledger import meta
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 from appliance.node.identity import NodeIdentity
+from appliance.sync.broker import Tls
 from appliance.trust import dsse, floor
 from appliance.trust.certificates import (
     MAX_CHAIN_BYTES,
@@ -42,6 +44,7 @@ from appliance.trust.certificates import (
     authority_hash,
     check_chain,
     fingerprint,
+    spki,
     was_issued_by,
 )
 from appliance.trust.enrolment import EnrolmentToken
@@ -134,11 +137,16 @@ class Certificates:
         requests.write_request(medium, self._identity.node, self.request())
 
     def is_due(self) -> bool:
-        """Whether another certificate is to be asked for; never before a first was taken."""
-        chain = self.chain()
-        if chain is None:
+        """Whether another certificate is to be asked for; never before a first was taken.
+
+        Also when what is here is damaged, is for a key that is gone, or of an authority that is.
+        """
+        if not (self._state / _CHAIN).exists():
             return False
-        return chain.is_due(self._now()) or not was_issued_by(chain, self.authorities())
+        chain = self.chain()
+        if chain is None or chain.is_due(self._now()):
+            return True
+        return not was_issued_by(chain, self.authorities())
 
     def is_unsure(self) -> bool:
         """Whether nobody here can say if the certificate has ended: the clock is lost."""
@@ -149,10 +157,33 @@ class Certificates:
         chain = self.chain()
         return chain is not None and self._now().at >= chain.expires
 
+    def tls(self) -> Tls:
+        """Return who this node is to the broker, as of now.
+
+        Raises:
+            NotFoundError: it was not enrolled yet.
+        """
+        files = node_tls(self._state)
+        if files is None:
+            raise NotFoundError(
+                "this node has no certificate for the broker yet",
+                hint="appliance enrol --hub URL --token TOKEN, or appliance enrol export STICK",
+            )
+        return Tls(*files, self.authorities(), self._surely_past)
+
     def chain(self) -> Chain | None:
-        """Return the certificate that this node has, whatever it is worth now."""
-        path = self._state / _CHAIN
-        return Chain.parse(path.read_bytes()) if path.exists() else None
+        """Return the certificate that this node has, whatever it is worth now.
+
+        None when there is none, it is damaged, or its key is not here any more.
+        """
+        chain, key = self._state / _CHAIN, self._state / _KEY
+        if not chain.exists() or not key.exists():
+            return None
+        try:
+            found = Chain.parse(chain.read_bytes())
+        except MalformedError:
+            return None
+        return found if spki(found.own.public_key()) == self._key().public else None
 
     def authorities(self) -> tuple[str, ...]:
         """Return whose certificates count: as offline keys signed it, else as enrolment said."""
@@ -247,6 +278,9 @@ class Certificates:
     def _note(self, kind: str, body: dict[str, Any]) -> None:
         self._ledger.note(Fact(Stream.AUDIT, kind, rfc3339(self._clock.utc()), body)).result()
 
+    def _surely_past(self) -> datetime.datetime:
+        return floor.raised(self._ledger.read(meta.floor), floor.BUILT)
+
     def _now(self) -> Now:
         return floor.now(self._ledger.read(meta.floor), self._clock.utc())
 
@@ -284,18 +318,23 @@ class Renewal:
         return None
 
     def _over_http(self, url: str, request: bytes) -> None:
-        self._certificates.take(asked_over_http(url, request))
+        answer = asked_over_http(url, request, self._certificates.authorities())
+        self._certificates.take(answer)
 
 
-def asked_over_http(url: str, request: bytes) -> bytes:
+def asked_over_http(url: str, request: bytes, ca: Sequence[str] = ()) -> bytes:
     """Hand a request to the hub and return the chain that it answers, verified by nobody yet.
+
+    Over HTTPS the authorities in ``ca`` are trusted beside the system's; over HTTP nobody needs to
+    be, because the request holds no secret and the answer is verified by whoever takes it.
 
     Raises:
         ApplianceError: what the hub answered, as its own family.
         PeerUnreachableError: it did not answer.
         MalformedError: it answered something else.
     """
-    hub = HttpClient.over_tcp(url, "the hub", "check its address, and that appliance hub run runs")
+    hint = "check its address, and that appliance hub run runs"
+    hub = HttpClient.over_tcp(url, "the hub", hint, ca=ca)
     body = {"request": wire.loads(request, what="the request for a certificate")}
     chain = hub.call("POST", "/api/v1/enrol", body).get("chain")
     if not isinstance(chain, str) or len(chain) > MAX_CHAIN_BYTES:

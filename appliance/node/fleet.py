@@ -2,15 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from appliance.cache import catalog
-from appliance.core import reading
+from appliance.core import reading, rollback, wire
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.ids import Digest
 from appliance.core.model import REVOKED
-from appliance.errors import BadDocumentError, MalformedError, RefusedError, RevokedError
+from appliance.core.rollback import Rollback
+from appliance.errors import (
+    BadDocumentError,
+    EquivocationError,
+    MalformedError,
+    RefusedError,
+    RevokedError,
+)
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.sparing import Sparing
 from appliance.ledger import meta, streams
@@ -26,6 +36,16 @@ from appliance.trust.store import TrustStore
 
 log = logging.getLogger(__name__)
 _LONGEST_REASON = 300
+_WHERE = "the hub's word"
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A word that may be put in force, and what is remembered of it."""
+
+    word: FleetWord
+    texts: tuple[str, ...]
+    rollback: Rollback | None
 
 
 class FleetInbox:
@@ -43,6 +63,7 @@ class FleetInbox:
         self.refused = ""
         self._refusals = Sparing()
         self._held: bytes | None = None
+        self._known: dict[str, Document] = {}
         self.waits_for = ""
 
     async def look_again(self) -> None:
@@ -78,25 +99,75 @@ class FleetInbox:
         self.refused = ""
 
     async def _desired(self, data: bytes, director: Director) -> None:
+        found = self.judged(data, director)
+        if found is None:
+            return
+        new, back = found.word, found.rollback
+        self._held, self.waits_for = None, ""
+        body: dict[str, Any] = {
+            "generation": new.generation, "hash": new.hash, "documents": len(new.documents),
+            **({} if back is None else {"rollback": back.to_wire()}),
+        }  # fmt: skip
+        fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
+
+        text, digest = f"[{','.join(found.texts)}]", rollback.digest_of(found.texts)
+
+        def effect(db: sqlite3.Connection) -> bool:
+            """Step 10, and step 8 once more: the other road may have been quicker."""
+            known, _ = _standing(db, new.director_epoch)
+            same = Accepted({}, new.hash, _WHERE)
+            if not envelope.check_order(new.generation, same, *known):
+                return False
+            if desired.director_epoch(db) < new.director_epoch:
+                desired.forget_heard(db)
+            desired.set_fleet(db, new, text)
+            desired.hear(db, new.generation, digest)
+            streams.append(db, fact)
+            return True
+
+        if await asyncio.wrap_future(self._ledger.record(effect)):
+            self._changed()
+
+    def judged(self, data: bytes, director: Director) -> "_Judged | None":
+        """Steps 1 to 9: return what to put in force; None for a repetition, and for what waits.
+
+        Raises:
+            RefusedError: with TRUST's code.
+        """
         accepted = envelope.accept(data, Slot.DESIRED, director.keys, self._me.fields())
         if not envelope.check_director_epoch(accepted.payload, director.epoch):
             self._hold(data, "it waits for a bundle that names its director")
-            return
+            return None
         envelope.check_expiry(accepted, self._now())
         generation = envelope.whole(accepted.payload, "gen")
-        word = self._ledger.read(desired.fleet)
-        if not envelope.check_order(generation, accepted, word.generation, word.hash):
-            return
-        documents = _documents(accepted)
+        known, heard = self._ledger.read(partial(_standing, epoch=director.epoch))
+        if not envelope.check_order(generation, accepted, *known):
+            return None
+        texts, documents = self._read(accepted)
+        back = rollback.check(accepted.payload, generation, rollback.digest_of(texts), heard)
         if missing := self._missing(documents):
             self._hold(data, f"generation {generation} waits for a bundle with {missing}")
-            return
-        self._held, self.waits_for = None, ""
-        new = FleetWord(director.epoch, generation, accepted.hash, documents)
-        body = {"generation": generation, "hash": accepted.hash, "documents": len(documents)}
-        fact = Fact(Stream.AUDIT, "fleet-accepted", rfc3339(self._clock.utc()), body)
-        await asyncio.wrap_future(self._ledger.record(lambda db: desired.set_fleet(db, new), fact))
-        self._changed()
+            return None
+        word = FleetWord(director.epoch, generation, accepted.hash, documents)
+        return _Judged(word, texts, back)
+
+    def _read(self, accepted: Accepted) -> tuple[tuple[str, ...], tuple[Document, ...]]:
+        """Return the documents' texts and what they say; what was read before is not read again."""
+        found = accepted.payload.get("documents")
+        if not isinstance(found, list):
+            raise MalformedError("the hub's word holds no documents")
+        written = {wire.dumps(document).decode(): document for document in found}
+        texts, known = tuple(sorted(written)), self._known
+        try:
+            read = {t: known.get(t) or reading.from_wire(written[t], _WHERE) for t in texts}
+        except BadDocumentError as error:
+            raise MalformedError(error.what) from error
+        documents = tuple(read.values())
+        names = [(d.kind, d.name) for d in documents]
+        if len(set(names)) != len(found):
+            raise MalformedError("the hub's word names one object twice")
+        self._known = read
+        return texts, documents
 
     async def ack(self, data: bytes) -> None:
         """Free what the hub says it has committed.
@@ -119,13 +190,19 @@ class FleetInbox:
         told = accepted.payload.get("streams")
         if not isinstance(told, dict):
             raise MalformedError("an acknowledgement without streams")
-        for stream in Stream:
-            entry = told.get(stream)
-            if not isinstance(entry, dict) or entry.get("epoch") != self._me.db_epoch:
-                continue
-            upto, batch_hash = envelope.whole(entry, "upto"), str(entry.get("hash"))
-            free = partial(streams.acknowledge, stream=stream, upto=upto, batch_hash=batch_hash)
-            await asyncio.wrap_future(self._ledger.record(free))
+        entries = [
+            (stream, envelope.whole(entry, "upto"), str(entry.get("hash")))
+            for stream in Stream
+            if isinstance(entry := told.get(stream), dict)
+            and entry.get("epoch") == self._me.db_epoch
+        ]
+        free = partial(_free, told=entries)
+        if strange := await asyncio.wrap_future(self._ledger.record(free)):
+            raise EquivocationError(
+                f"the hub acknowledges what this node never sent, of {strange}",
+                hint="another machine may have its key, or its state folder was put back: "
+                "compare appliance audit verify with the hub",
+            )
 
     def _director(self) -> Director | None:
         return self._trust.director()
@@ -144,9 +221,9 @@ class FleetInbox:
         listed, catalogue = self._trust.listed(), self._ledger.read(catalog.variants)
         denied = listed.denied(catalogue)
         missing = []
-        for document in documents:
-            if not isinstance(document, ModelDeployment):
-                continue
+        deployments = (d for d in documents if isinstance(d, ModelDeployment))
+        asked = {(d.spec.model, d.spec.quantization, d.spec.engine): d for d in deployments}
+        for document in asked.values():
             model = document.spec.model
             listed.revoked.check(Digest(model.partition("@")[2]), model)
             choice = select(document, catalogue, denied)
@@ -172,15 +249,30 @@ class FleetInbox:
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, kind, at, body)))
 
 
-def _documents(accepted: Accepted) -> tuple[Document, ...]:
-    found = accepted.payload.get("documents")
-    if not isinstance(found, list):
-        raise MalformedError("the hub's word holds no documents")
-    try:
-        documents = tuple(reading.from_wire(d, "the hub's word") for d in found)
-    except BadDocumentError as error:
-        raise MalformedError(error.what) from error
-    names = [(d.kind, d.name) for d in documents]
-    if len(set(names)) != len(names):
-        raise MalformedError("the hub's word names one object twice")
-    return documents
+def _free(db: sqlite3.Connection, told: Iterable[tuple[Stream, int, str]]) -> str:
+    """Free what was acknowledged, all in one transaction; return the stream that is not as told.
+
+    One below the last is an old word come late, and one like it a repetition: both do nothing.
+    """
+    strange = ""
+    for stream, upto, batch_hash in told:
+        if streams.acknowledge(db, stream, upto, batch_hash):
+            continue
+        known = streams.position(db, stream)
+        is_old = upto < known.acked_upto or (upto, batch_hash) == (
+            known.acked_upto,
+            known.acked_hash,
+        )
+        strange = strange if is_old else strange or stream
+    return strange
+
+
+def _standing(db: sqlite3.Connection, epoch: int) -> tuple[tuple[int, str], dict[int, str]]:
+    """Return what step 8 compares a word with: the last, and what was said before.
+
+    A director whom offline keys named anew counts from the start. A thief of the key before may
+    have used up every number there is, and nothing of its epoch comes back: step 6 refuses it.
+    """
+    if desired.director_epoch(db) < epoch:
+        return (0, ""), {}
+    return desired.position(db), desired.heard(db)

@@ -9,7 +9,7 @@ from appliance.errors import NotFoundError, StateUnusableError
 from appliance.kit.files import make_folder, require_space, write_durably
 from appliance.kit.reserve import RESERVE_BYTES, Reserve
 from appliance.runtime import record
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer, SigningKey
 from appliance.trust.metadata import root_version
 from appliance.trust.store import TrustStore
 
@@ -19,10 +19,10 @@ _ROOM_BYTES = RESERVE_BYTES + (32 << 20)
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """A node's name and key."""
+    """A node's name and key; the key may lie in a file or in a chip."""
 
     node: NodeId
-    key: SigningKey
+    key: Signer
 
     def public(self) -> dict[str, str]:
         """Return what the hub admits a node by."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from appliance.core.machine import MachineFacts
 from appliance.errors import ApplianceError, NoSpaceError
+from appliance.kit.files import free_bytes
 from appliance.kit.loop import Again, Wake
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
@@ -17,6 +18,8 @@ from appliance.node import spool
 log = logging.getLogger(__name__)
 _SPOOL_S = 0.5
 _MACHINE_S = 60.0
+_DISK_S = 2.0
+_FULL = 1 << 20
 
 
 class Passes:
@@ -89,3 +92,22 @@ class UsageLoop:
             self._reserve.use()
             raise
         return Again(_SPOOL_S)
+
+
+class DiskLoop:
+    """Gives the reserve up when the disk is full, and takes it back when there is room again.
+
+    Whoever writes next to nothing would else notice a full disk only when an effect is lost.
+    """
+
+    def __init__(self, folder: Path, reserve: Reserve) -> None:
+        self._folder = folder
+        self._reserve = reserve
+
+    async def look(self) -> Again:
+        """Look once."""
+        if self._reserve.is_held and await asyncio.to_thread(free_bytes, self._folder) < _FULL:
+            self._reserve.use()
+        else:
+            await asyncio.to_thread(self._reserve.restore)
+        return Again(_DISK_S)

@@ -7,8 +7,7 @@ a durable write each second would wear out a small disk.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -79,19 +78,28 @@ class Sampler:
             log.warning("%d measurements are lost: %s", len(gathered), error)
 
 
-def facts(at: str, measured: Measured, tokens: Mapping[str, float]) -> Iterable[Fact]:
+def facts(at: str, measured: Measured, tokens: Mapping[str, float]) -> list[Fact]:
     """Return one measurement as facts; what is not known is left out."""
     machine, gpus = measured
-    yield Fact(Stream.METRICS, "host", at, _known(asdict(machine)))
-    for gpu in gpus:
-        found = asdict(gpu)
-        yield Fact(Stream.METRICS, "gpu", at, {"id": found.pop("uuid"), **_known(found)})
-    for model, rate in tokens.items():
-        yield Fact(Stream.METRICS, "model", at, {"id": model, "tokens_per_s": round(rate, 3)})
+    bodies = [
+        ("host", {"memory_available_bytes": machine.memory_available_bytes, "load": machine.load}),
+        *(("gpu", _of(gpu)) for gpu in gpus),
+        *(("model", {"id": m, "tokens_per_s": round(t, 3)}) for m, t in tokens.items()),
+    ]
+    return [
+        Fact(Stream.METRICS, kind, at, {k: v for k, v in body.items() if v is not None})
+        for kind, body in bodies
+    ]
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _of(gpu: GpuLoad) -> dict[str, Any]:
+    return {
+        "id": gpu.uuid,
+        "memory_used_bytes": gpu.memory_used_bytes,
+        "busy_percent": gpu.busy_percent,
+        "celsius": gpu.celsius,
+        "watts": gpu.watts,
+    }
 
 
 class StateNotes:
@@ -163,12 +171,13 @@ def enforce(ledger: Ledger) -> dict[Stream, budgets.Kept]:
     """
     found = {}
     for stream in Stream:
-        if not ledger.read(partial(budgets.is_over, stream=stream)):
+        if not ledger.read(partial(budgets.is_due, stream=stream)):
             continue
         coarsened = dropped = 0
         while kept := ledger.record(partial(budgets.step, stream=stream)).result():
             coarsened += kept.coarsened
             dropped += kept.dropped
-        found[stream] = budgets.Kept(coarsened, dropped)
-        log.info("%s was over its budget: %s", stream, found[stream])
+        if coarsened or dropped:
+            found[stream] = budgets.Kept(coarsened, dropped)
+            log.info("%s was over its budget: %s", stream, found[stream])
     return found

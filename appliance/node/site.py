@@ -1,5 +1,6 @@
 """The Site document in force, and the disk budgets that follow from it."""
 
+import datetime
 import json
 import sqlite3
 
@@ -68,3 +69,11 @@ def disk_budget(db: sqlite3.Connection) -> DiskBudget:
         store_bytes=None if found.store is None else found.store.size,
         floor_bytes=0 if found.floor is None else found.floor.size,
     )
+
+
+def audit_retention(db: sqlite3.Connection) -> datetime.timedelta | None:
+    """Return how long acknowledged audit records stay here; None when nobody said."""
+    found = in_force(db)
+    if found is None or found.spec.retention is None or found.spec.retention.audit is None:
+        return None
+    return datetime.timedelta(seconds=found.spec.retention.audit.seconds)

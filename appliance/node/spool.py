@@ -8,6 +8,7 @@ and the hub hears of it in that same transaction.
 import hashlib
 import io
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from appliance.core import usage
 from appliance.core.usage import Taken
 from appliance.errors import MalformedError
 from appliance.kit.clock import Clock, SystemClock, rfc3339
-from appliance.kit.files import fsync_folder, is_locked
+from appliance.kit.files import fsync_folder, is_locked, translated
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
@@ -57,7 +58,7 @@ def _take_file(path: Path, ledger: Ledger, clock: Clock) -> Sequence[Mapping[str
         size = path.stat().st_size
         if size == offset and not finished:
             return ()
-        taken, damaged = _take(path.read_bytes(), offset, finished=finished)
+        taken, damaged = _take(_durable(path, first=not offset), offset, finished=finished)
     except FileNotFoundError:
         return ()
     if taken.records or taken.offset != offset:
@@ -66,6 +67,20 @@ def _take_file(path: Path, ledger: Ledger, clock: Clock) -> Sequence[Mapping[str
     if finished:
         path.unlink(missing_ok=True)
     return taken.records
+
+
+def _durable(path: Path, *, first: bool) -> bytes:
+    """Return what a file holds, once the disk has it.
+
+    An offset must never outlive the lines that it counts: behind it, a file that lost its end in a
+    power cut would be read no more, and what is open in it would never count as cut.
+    """
+    data = path.read_bytes()
+    with translated(f"reading {path}"), path.open("rb") as file:
+        os.fdatasync(file.fileno())
+        if first:
+            fsync_folder(path.parent)
+    return data
 
 
 def _take(data: bytes, offset: int, *, finished: bool) -> tuple[Taken, list[bytes]]:

@@ -17,7 +17,7 @@ from appliance.errors import MalformedError, ScopeError
 from appliance.ledger.streams import NEVER_DROPPED, Position, Record, SealedBatch, Stream
 from appliance.trust import dsse
 from appliance.trust.envelope import Addressee, Slot, whole
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -72,7 +72,7 @@ def span(record: dict[str, Any]) -> int:
 
 
 def maker(
-    stream: Stream, me: Addressee, key: SigningKey, issued: str
+    stream: Stream, me: Addressee, key: Signer, issued: str
 ) -> Callable[[Position, list[Record]], SealedBatch]:
     """Return what seals the oldest waiting records into one batch, as many as fit.
 

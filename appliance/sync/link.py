@@ -20,6 +20,7 @@ from appliance.errors import ApplianceError, RefusedError
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.loop import Wake
+from appliance.kit.sparing import Sparing
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
@@ -29,7 +30,7 @@ from appliance.sync.broker import TlsSource, without_certificate
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
 from appliance.sync.topics import NodeTopics, parse_downward
 from appliance.trust.envelope import Addressee
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 
 log = logging.getLogger(__name__)
 _WINDOW = 32
@@ -119,9 +120,10 @@ class Link:
         self._clock = clock
         self._settings = settings
         self._heartbeat_s = heartbeat_s
+        self._complaints = Sparing()
         self._look_every_s = min(settings.resend_s / 2, heartbeat_s)
 
-    async def run(self, me: Addressee, key: SigningKey) -> None:
+    async def run(self, me: Addressee, key: Signer) -> None:
         """Keep the link up for ever; a broken one is tried again with full jitter."""
         delays = full_jitter(self._settings.first_retry_s, self._settings.most_retry_s)
         while True:
@@ -138,7 +140,7 @@ class Link:
         if self._connection is not None:
             self._connection.publish(topic, payload)
 
-    async def _connected(self, me: Addressee, key: SigningKey) -> None:
+    async def _connected(self, me: Addressee, key: Signer) -> None:
         topics = NodeTopics(NodeId(me.node))
         session = Session(
             client_id=me.node,
@@ -184,7 +186,8 @@ class Link:
             try:
                 await handle(message.payload)
             except RefusedError as error:
-                log.warning("refused from the hub (%s): %s", error.code, error)
+                if self._complaints.why(error.what, self._clock.monotonic()) is not None:
+                    log.warning("refused from the hub (%s): %s", error.code, error)
             except ApplianceError as error:
                 log.warning("could not act on what the hub sent: %s", error)
             except Exception:  # a broker repeats what it retains: it must not end us each time
@@ -192,7 +195,7 @@ class Link:
             self.wake.set()
 
     async def _pump(
-        self, connection: Connection, topics: NodeTopics, me: Addressee, key: SigningKey
+        self, connection: Connection, topics: NodeTopics, me: Addressee, key: Signer
     ) -> None:
         window = _Window()
         told: tuple[int, float] | None = None
@@ -210,7 +213,7 @@ class Link:
                 await self.wake.wait(self._clock, self._look_every_s)
                 await self._clock.sleep(_GATHER_S)
 
-    async def _seal(self, stream: Stream, me: Addressee, key: SigningKey) -> bool:
+    async def _seal(self, stream: Stream, me: Addressee, key: Signer) -> bool:
         """Seal what waits, one turn's worth; return whether more could be sealed at once."""
         waits, room = self._ledger.read(
             lambda db: (

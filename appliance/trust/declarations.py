@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.core import ids, wire
+from appliance.core.commands import Verb
 from appliance.errors import MalformedError, NotFoundError, UsageError
 from appliance.kit.files import translated, write_durably
 from appliance.trust.envelope import whole
@@ -44,17 +45,19 @@ def file_of(folder: Path, path: str) -> Path:
 def name_director(folder: Path, org: str, hub: Mapping[str, Any]) -> int:
     """Write which hub may direct this fleet; return its epoch. See ``Repository``."""
     _check_org(org, hub.get("org"), "that hub is")
+    verbs = _verbs(hub.get("verbs", list(Verb)))
     known = _known(folder, DIRECTOR_PATH, {"epoch": 0})
     named = {"keys": [public_key(hub.get("director"))], "sync": [public_key(hub.get("sync"))]}
     epoch, in_force = whole(dict(hub), "epoch"), int(known["epoch"])
-    if epoch == in_force and {name: known.get(name) for name in named} == named:
+    is_same = epoch == in_force and {name: known.get(name) for name in named} == named
+    if is_same and known.get("verbs") == verbs:
         return epoch
-    if epoch <= in_force:
+    if epoch <= in_force and not is_same:
         raise UsageError(
             f"that hub is of director epoch {epoch}; {in_force} is in force for another",
             hint=f"on that hub: appliance hub raise-epoch {in_force + 1}, then hub keys again",
         )
-    document = {"org": org, "epoch": epoch, **named, "sites": ["*"], "verbs": []}
+    document = {"org": org, "epoch": epoch, **named, "sites": ["*"], "verbs": verbs}
     _write(folder, DIRECTOR_PATH, document)
     return epoch
 
@@ -112,6 +115,15 @@ def take(folder: Path, org: str, path: str, data: bytes) -> bool:
         return False
     write_durably(file_of(folder, path), data)
     return True
+
+
+def _verbs(found: object) -> list[str]:
+    known = ", ".join(Verb)
+    if not isinstance(found, list) or not all(isinstance(v, str) for v in found):
+        raise MalformedError("the verbs of a director are not a list of texts")
+    if strange := [verb for verb in found if verb not in list(Verb)]:
+        raise UsageError(f"there is no verb {strange[0][:60]!r}", hint=f"there are: {known}")
+    return sorted(set(found))
 
 
 def _certificates(pem: bytes) -> list[str]:

@@ -6,6 +6,7 @@ with the keys that may sign, and distinct keys are counted, not signatures.
 """
 
 import base64
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,12 @@ def verify(
 def unverified(data: bytes, *, what: str) -> dict[str, Any]:
     """Return the payload of an envelope that nobody is asked to believe: one of our own."""
     return wire.loads(_base64(wire.loads(data, what=what).get("payload"), what), what=what)
+
+
+def payload_hash(data: bytes) -> str:
+    """Return the SHA-256 of the payload in an envelope of our own."""
+    what = "an envelope of our own"
+    return hashlib.sha256(_base64(wire.loads(data, what=what).get("payload"), what)).hexdigest()
 
 
 def _signatures(envelope: dict[str, object], what: str) -> list[bytes]:

@@ -115,7 +115,8 @@ class Repository:
         refuses what was signed under another.
 
         Args:
-            hub: ``{org, epoch, director, sync}`` as ``appliance hub keys`` prints it.
+            hub: ``{org, epoch, director, sync}`` as ``appliance hub keys`` prints it; ``verbs``
+                are what it may command, all of them without it.
 
         Raises:
             MalformedError: a key or the epoch in it is not one.

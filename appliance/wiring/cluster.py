@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, ConflictError
 from appliance.kit.clock import SystemClock, rfc3339
 from appliance.kit.loop import Again, Wake, drive
 from appliance.kube import logs
 from appliance.kube.client import KubeApi
 from appliance.kube.marks import MANAGER
+from appliance.wiring.commands import stop_engines
 from appliance.wiring.connected import Connected
 from appliance.wiring.node import Here
 
@@ -77,6 +78,20 @@ class Cluster:
         """Tell the cluster soon of what has changed on this node."""
         if self._connected is not None:
             self._connected.news()
+
+    async def restart(self, name: str) -> list[str]:
+        """Stop the engines of a deployment; return their ids. The next pass starts them again.
+
+        Raises:
+            PeerUnreachableError: the cluster is away.
+            ConflictError: another node of the site leads.
+        """
+        if self._connected is None:
+            raise logs.away(self._why_not)
+        if not self._connected.lease.holds:
+            leader = self._connected.lease.holder
+            raise ConflictError(f"{leader} leads this site, so engines are restarted from there")
+        return await stop_engines(self._connected.driver, name)
 
     def log_lines(self, name: str, lines: int) -> dict[str, list[str]]:
         """Return what a deployment's engines said last. Blocking.

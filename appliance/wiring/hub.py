@@ -7,7 +7,8 @@ from pathlib import Path
 
 from appliance.hub import identity
 from appliance.hub.api import HubApi
-from appliance.hub.authority import Authority
+from appliance.hub.authority import Authority, hub_tls
+from appliance.hub.commands import CommandDesk
 from appliance.hub.enrolment import Enrolment, Policy
 from appliance.hub.migrations import migrations
 from appliance.hub.service import HubService
@@ -16,7 +17,7 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.commit import GroupCommit
 from appliance.kit.files import locked
 from appliance.settings import HubSettings
-from appliance.sync.mqtt import BrokerAddress
+from appliance.sync.broker import BrokerAddress, Tls
 from appliance.wiring.daemon import Ending, is_loopback, run_until
 
 log = logging.getLogger(__name__)
@@ -33,24 +34,30 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         UsageError: the broker's address is not one.
     """
     sys.setswitchinterval(_SWITCH_S)
-    me = identity.load(state)
-    broker = BrokerAddress.parse(settings.broker)
+    me, clock = identity.load(state), SystemClock()
+    authority = Authority.of(state, me.org, clock.utc())
+
+    def tls() -> Tls:
+        return Tls(*hub_tls(state, authority, clock.utc()), (authority.pem,))
+
+    broker = BrokerAddress.parse(settings.broker, tls=tls)
     with locked(state / "lock", what=f"the hub in {state}"):
         socket = asgi.listen_tcp(settings.host, settings.port)
         db = GroupCommit(state / "hub.db", migrations)
         try:
-            clock = SystemClock()
             service = HubService(me, db, broker, clock)
             policy = Policy(_days(settings.certificate_days), _days(settings.renew_expired_days))
-            authority = Authority.of(state, me.org, clock.utc())
             enrolment = Enrolment(me.org, state, authority, db, clock, policy)
             enrolment.write_crl()
+            enrolment.on_gone = service.forget
             service.add("request", enrolment)
             loopback = is_loopback(settings.host)
             log.info("listening on %s port %d", settings.host, socket.getsockname()[1])
+            commands = CommandDesk(me, db, clock)
+            service.add("outcome", commands)
             api = HubApi(
-                db, service, clock, me.token, settings.heartbeat_s, loopback, enrolment
-            )  # fmt: skip
+                db, service, clock, me.token, settings.heartbeat_s, loopback, enrolment, commands
+            )
             await run_until(Ending().asked, service.run(), asgi.serve(api.app(), socket))
         finally:
             db.close()

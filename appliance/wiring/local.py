@@ -15,12 +15,14 @@ from typing import Any
 
 from appliance.errors import LockedError, NotFoundError, UsageError
 from appliance.kit import asgi
+from appliance.kit.clock import SystemClock
 from appliance.kit.files import make_folder
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.carry import Alone
 from appliance.settings import NetworkSettings, load
 from appliance.wiring import places
-from appliance.wiring.node import NodeCore, open_node, services_of
+from appliance.wiring.core import NodeCore, open_node, services_of
 
 _APPEARS_S = 10.0
 """How long another process that holds the node may take to make its socket."""
@@ -103,6 +105,13 @@ def _services(core: NodeCore) -> LocalServices:
     return services_of(
         core,
         _network(core),
+        Alone(
+            core.identity,
+            core.ledger,
+            core.trust,
+            SystemClock(),
+            {"time": core.answers.take_time, "cert": core.certificates.take},
+        ),
         status=lambda: {"node": core.identity.node, "controller": False, "deployments": []},
         log_lines=no_log,
         changed=unchanged,

@@ -2,165 +2,51 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.bundle.take.accept import Importer, ImportParts
-from appliance.bundle.take.answers import AnswerTaker
-from appliance.bundle.take.intake import Housekeeping
-from appliance.bundle.take.receipts import ReceiptBook
-from appliance.cache import roots
-from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
-from appliance.errors import NoSpaceError, RefusedError
-from appliance.hardware import nvidia
+from appliance.errors import NoSpaceError
 from appliance.hardware.probe import machine
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
-from appliance.kit.files import locked, make_folder
+from appliance.kit.files import make_folder
 from appliance.kit.loop import Again, Wake, drive
-from appliance.kit.reserve import Reserve
 from appliance.ledger import budgets, mirror
-from appliance.ledger.db import Ledger
-from appliance.node import identity as node_identity
-from appliance.node import site
 from appliance.node.api.app import local_api
-from appliance.node.api.services import LocalServices
 from appliance.node.board import Board
 from appliance.node.caretaker import Caretaker
 from appliance.node.controller import Controller, Surroundings
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
-from appliance.node.enrolment import Certificates, Renewal
-from appliance.node.fetching import Fetching
+from appliance.node.enrolment import Renewal
 from appliance.node.freshness import freshness
-from appliance.node.gpus import Gpus
-from appliance.node.identity import NodeIdentity
-from appliance.node.loops import MachineWatch, Passes, UsageLoop
-from appliance.node.metrics import BudgetLoop, Sampler, StateNotes
+from appliance.node.loops import MachineWatch, Passes
+from appliance.node.metrics import Sampler, StateNotes
+from appliance.node.overrides import OverrideLoop
 from appliance.node.preflight import DiskPreflight
 from appliance.node.report import Reporter
-from appliance.node.retention import Retaining
 from appliance.node.rounds import Rounds
-from appliance.node.software import OutcomeLoop, Software
+from appliance.node.software import OutcomeLoop
 from appliance.node.startable import Startable
 from appliance.node.uplink import Uplink
-from appliance.planner.decide import cannot_serve
-from appliance.runtime import owners, record
+from appliance.runtime import record
 from appliance.runtime.keeper import ProcessSettings
 from appliance.runtime.process import ProcessDriver, end_all
-from appliance.settings import CacheSettings, EngineSettings, NetworkSettings, Settings
-from appliance.software.shelf import Shelf
+from appliance.settings import EngineSettings, Settings
 from appliance.sync.mqtt import BrokerAddress
-from appliance.trust import local
-from appliance.trust.listed import Listed
-from appliance.trust.remembered import rederive
-from appliance.trust.store import TrustStore
 from appliance.wiring import places
+from appliance.wiring.commands import hands, stop_engines
+from appliance.wiring.core import NodeCore, open_node, services_of
 from appliance.wiring.daemon import Ending, run_until
+from appliance.wiring.keeping import keeping
 from appliance.wiring.logs import LogLines, engine_logs, of_processes
-from appliance.wiring.software import StoredControllers
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeCore:
-    """What a node has whether it runs or only imports: its state folder, opened by one process."""
-
-    state: Path
-    identity: NodeIdentity
-    ledger: Ledger
-    trust: TrustStore
-    store: ModelStore
-    receipts: ReceiptBook
-    answers: AnswerTaker
-    certificates: Certificates
-    importer: Importer
-    software: Software
-    reserve: Reserve
-    care: CacheCare
-    retaining: Retaining
-    gpus: Gpus
-
-    def listed(self) -> Listed:
-        """Return what may run: what the organisation signed, and what the site did, apart from it.
-
-        A site's list that is damaged stops the site's own models, and nothing else.
-        """
-        found = self.trust.listed()
-        try:
-            own = local.listed(self.state, local.organisation_models(found.targets))
-        except RefusedError as error:
-            log.warning("what this site brought itself may not start: %s", error)
-            own = {}
-        return found.with_local(own)
-
-
-@contextmanager
-def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeCore]:
-    """Open a state folder as its only writer.
-
-    Raises:
-        NotFoundError: no node was made there.
-        LockedError: a controller runs on it already.
-        NoSpaceError, StateUnusableError: as their names say.
-    """
-    identity = node_identity.load(state)
-    with locked(state / "lock", what=f"the node in {state}"):
-        clock = SystemClock()
-        store = ModelStore(state)
-        store.init()
-        trust = TrustStore(state / "tuf")
-        ledger = Ledger(state / "node.db")
-        gpus = Gpus(ledger, clock, nvidia, partial(owners.owners, state))
-        try:
-            rederive(trust, ledger)
-            store.publish_index(*ledger.read(roots.shown))
-            retaining = Retaining(state, ledger, clock, cache or CacheSettings())
-            care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
-            key, held = identity.key, store.blobs.all
-            receipts = ReceiptBook(identity.node, key, ledger, trust, clock, held)
-            answers = AnswerTaker(identity.node, key.public, ledger, trust, clock)
-            house = _housekeeping(ledger, care)
-            importer = Importer(
-                ImportParts(state, trust, store, ledger, clock, receipts, answers, house)
-            )
-            reserve = Reserve(state / "reserve")
-            software = Software(Shelf(state), StoredControllers(trust, store.blobs), clock)
-            yield NodeCore(
-                state,
-                identity,
-                ledger,
-                trust,
-                store,
-                receipts,
-                answers,
-                Certificates(state, identity, ledger, trust, clock),
-                importer,
-                software,
-                reserve,
-                care,
-                retaining,
-                gpus,
-            )
-        finally:
-            gpus.on_change = lambda *_: None
-            gpus.close()
-            ledger.close()
-
-
-def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
-    return Housekeeping(
-        disk=lambda: ledger.read(site.disk),
-        make_room=care.collector.make_room,
-        fit=lambda variant: cannot_serve(variant, machine().memory_bytes),
-        quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
-    )
 
 
 async def run_node(state: Path, settings: Settings) -> None:
@@ -192,6 +78,8 @@ class Running:
     status: Callable[[], dict[str, Any]] = dict
     changed: Callable[[], None] = lambda: None
     log_lines: LogLines | None = None
+    restart: Callable[[str], Awaitable[list[str]]] | None = None
+    """Stops a deployment's engines, for the next pass to start them again; None: cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +112,9 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         left = partial(_end_processes, core, settings.engine)
         ends = drive(left, Wake(), SystemClock(), name="engines left", resync_s=3600)
         loops = (cluster.run(), disk, ends)
-        yield Running(cluster.reconcile, loops, said, cluster.changed, cluster.log_lines)
+        yield Running(
+            cluster.reconcile, loops, said, cluster.changed, cluster.log_lines, cluster.restart
+        )
         return
     if core.ledger.read(mirror.datastore) is not None:
         core.ledger.record(mirror.leave).result()
@@ -232,7 +122,7 @@ async def _running(here: Here) -> AsyncIterator[Running]:
         around = Surroundings(here.watch, core.listed, here.activity.last_demand, core.gpus.stops)
         rounds = Rounds(driver, slots=settings.engine.slots)
         controller = Controller(core.ledger, rounds, around, here.board, SystemClock())
-        yield Running(controller.reconcile)
+        yield Running(controller.reconcile, restart=partial(stop_engines, driver))
 
 
 async def _end_processes(core: NodeCore, settings: EngineSettings) -> None:
@@ -319,28 +209,30 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
     uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
     renewal = Renewal(core.certificates, state, uplink.ask_certificate)
-    usage = UsageLoop(state / places.SPOOL, core.ledger, core.reserve, here.activity.served)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
     marks.read()  # before the first pass: that a controller starts anew puts no model to sleep
     demand = DemandLoop(marks, wake.set)
     outcomes = OutcomeLoop(core.software.shelf, core.ledger, clock)
     heartbeat_s = settings.node.heartbeat_s
-    sampler = Sampler(core.ledger, clock, settings.sync, here.activity.tokens_per_second)
-    notes = StateNotes(core.ledger, clock, board, reporter.state)
-    log_budgets = BudgetLoop(core.ledger, settings.sync)
 
     async def changed() -> None:
         await uplink.catalogue_changed()
         running.changed()
         await passes.now()
 
+    notes = StateNotes(core.ledger, clock, board, reporter.state)
+    overrides = OverrideLoop(core.ledger, clock, passes.now)
+    sampler = Sampler(core.ledger, clock, settings.sync, here.activity.tokens_per_second)
     caretaker = Caretaker(core.care, core.retaining, board, changed)
     read_logs = running.log_lines or partial(of_processes, state, board)
 
+    status = partial(_status, here, running, passes, uplink, reporter)
+    uplink.hands = hands(here, running, status, read_logs, passes)
     services = services_of(
         core,
         settings.network,
-        status=partial(_status, here, running, passes, uplink, reporter),
+        uplink,
+        status=status,
         log_lines=partial(engine_logs, board, read_logs),
         changed=changed,
         stop=ending.ask,
@@ -351,46 +243,21 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
             ending.asked,
             asgi.serve(local_api(services), socket),
             drive(passes, wake, clock, name="node", resync_s=settings.node.resync_s),
-            drive(usage.look, Wake(), clock, name="usage", resync_s=30),
             drive(demand.look, Wake(), clock, name="demand", resync_s=30),
             drive(watch.look, Wake(), clock, name="machine", resync_s=300),
             drive(core.gpus.look, Wake(), clock, name="gpus", resync_s=60),
             drive(caretaker.tend, Wake(), clock, name="store", resync_s=60),
             drive(caretaker.scrub, Wake(), clock, name="scrub", resync_s=600),
             drive(outcomes.look, Wake(), clock, name="software", resync_s=30),
-            drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
-            drive(notes.look, Wake(), clock, name="states", resync_s=30),
-            drive(log_budgets.look, Wake(), clock, name="log", resync_s=60),
             drive(renewal.look, Wake(), clock, name="certificate", resync_s=900),
             uplink.run(settings.sync, clock, heartbeat_s=heartbeat_s),
             *running.loops,
+            drive(overrides.look, Wake(), clock, name="overrides", resync_s=30),
+            *keeping(core, settings.sync, clock, here.activity.served),
+            drive(sampler.look, Wake(), clock, name="metrics", resync_s=60),
+            drive(notes.look, Wake(), clock, name="states", resync_s=30),
         )
     finally:
         asgi.remove_socket(state / places.CONTROL_SOCKET)
         caretaker.close()
         await sampler.write()
-
-
-def services_of(core: NodeCore, network: NetworkSettings, **answers: Any) -> LocalServices:
-    """Return what the local API acts on, whether a controller runs or a command serves it alone.
-
-    Args:
-        core: The node.
-        network: How bundles come over the network.
-        answers: The rest of ``LocalServices``: what only who serves can say or do.
-    """
-    clock = SystemClock()
-    return LocalServices(
-        ledger=core.ledger,
-        importer=core.importer,
-        receipts=core.receipts,
-        answers=core.answers,
-        certificates=core.certificates,
-        care=core.care,
-        software=core.software,
-        gpus=core.gpus,
-        reserve=core.reserve,
-        clock=clock,
-        fetching=Fetching(core.ledger, core.importer, clock, network),
-        **answers,
-    )

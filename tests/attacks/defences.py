@@ -17,12 +17,16 @@ from appliance.bundle.media import medium, reader
 from appliance.bundle.media.medium import read_at_most
 from appliance.bundle.take import intake, judge
 from appliance.cache import blobs
+from appliance.core import commands as words
 from appliance.core import signedtime, wire
 from appliance.core.ids import digest
 from appliance.errors import ApplianceError, CorruptError, SignatureError
+from appliance.ledger import commands as command_rows
 from appliance.ledger import meta, receipts, streams
-from appliance.node import fleet
+from appliance.node import commands, desired, enrolment, fleet
+from appliance.sync import batch
 from appliance.trust import (
+    certificates,
     documents,
     dsse,
     envelope,
@@ -465,6 +469,13 @@ def _of_any_batch(original: Any) -> Any:
     return acknowledge
 
 
+def _counting_on(original: Any) -> Any:
+    def standing(db: Any, epoch: int) -> Any:
+        return original(db, min(epoch, desired.director_epoch(db)))
+
+    return standing
+
+
 ENVELOPE_SIGNED = Defence(
     "an envelope is signed by a key that may sign it", dsse, "verifies", passing(answer=True)
 )
@@ -490,6 +501,9 @@ ORDER = Defence(
     "generations go up, and one number means one content", envelope, "check_order",
     passing(answer=True),
 )  # fmt: skip
+NEW_DIRECTOR = Defence(
+    "a director named anew counts from the start", fleet, "_standing", _counting_on
+)
 BROUGHT = Defence(
     "a word that names what is not listed waits", fleet.FleetInbox, "_missing", passing("")
 )
@@ -502,6 +516,67 @@ NONCE = Defence(
 ACKNOWLEDGED = Defence(
     "an acknowledgement names the batch's hash", streams, "acknowledge", _of_any_batch
 )
+BATCH_SENDER = Defence(
+    "a batch is of the stream whose topic it came on", batch, "open_batch",
+    forgiving("says stream"),
+)  # fmt: skip
+UNPACKED_CAP = Defence(
+    "a batch unpacks to at most 8 MiB", batch, "_MOST_UNPACKED", being(MUCH), ((batch, "_unpack"),)
+)
+
+# --- commands -------------------------------------------------------------------------------------
+
+COMMAND_NONCE = Defence(
+    "under unproven time a command names this node's nonce", commands, "_check_nonce", passing()
+)
+COUNTER = Defence(
+    "counters go up, and one number means one command", commands, "_check_counter", passing()
+)
+NEW_COUNTERS = Defence(
+    "a director named anew counts its commands from the start", command_rows, "begin_epoch",
+    doing_nothing(),
+)  # fmt: skip
+DIRECTORS_VERBS = Defence(
+    "a verb is one that offline keys let the director use", words, "allowed",
+    lambda original: lambda _, site: original(list(words.Verb), site),
+)  # fmt: skip
+SITES_VERBS = Defence(
+    "a verb is one that the site permits", words, "allowed",
+    lambda original: lambda director, _: original(director, ", ".join(words.Verb)),
+)  # fmt: skip
+ARGUMENTS = Defence(
+    "a command's arguments make sense", words, "check",
+    forgiving("the argument", answer=(words.Verb.RESTART, {})),
+)  # fmt: skip
+BEGUN = Defence("a counter is used up before the effect", command_rows, "start", doing_nothing())
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+CHAIN_CAP = Defence(
+    "a chain has at most 64 KiB", certificates, "MAX_CHAIN_BYTES", being(MUCH),
+    ((certificates.Chain, "parse"),),
+)  # fmt: skip
+ISSUER = Defence(
+    "a certificate is issued by an authority that offline keys named", enrolment, "check_chain",
+    forgiving("no authority"),
+)  # fmt: skip
+OWN_KEY = Defence(
+    "a certificate is for this node's own key", enrolment, "check_chain", forgiving("another key")
+)
+OWN_NAME = Defence(
+    "a certificate is in this node's name", enrolment, "check_chain", forgiving("another name")
+)
+FOR_CLIENTS = Defence(
+    "a certificate is for a client", enrolment, "check_chain", forgiving("not one for a client")
+)
+IN_FORCE = Defence(
+    "a certificate is in force at the node's time", certificates, "_check_dates", passing()
+)
+OLDER_CHAIN = Defence(
+    "a certificate never gives way to an older one", enrolment, "was_issued_by",
+    being(lambda *_: False), ((enrolment.Certificates, "_take"),),
+)  # fmt: skip
 PASSED_SCOPE = Defence(
     "a list that is passed on lists its publisher's own models", publishers, "_check_scope",
     passing(),

@@ -252,7 +252,7 @@ def acknowledgement_by_the_director(s: Scene) -> Attempt:
     return _acknowledging(s, DIRECTOR, BATCH)
 
 
-@attack("envelope 8", d.ACKNOWLEDGED, HARMLESS, row="sync", without=HARMED)
+@attack("envelope 8", d.ACKNOWLEDGED, 31, row="sync", kind="equivocation", without=HARMED)
 def acknowledgement_of_another_batch(s: Scene) -> Attempt:
     """A batch is acknowledged that is not the one which was sent."""
     return _acknowledging(s, SYNC, "00" * 32)

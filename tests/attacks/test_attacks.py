@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from appliance.ledger import receipts
+from appliance.ledger import commands, receipts
 from appliance.node import desired
 from tests.attacks.attack import ACCEPTED, HARMLESS, Attack, Stage, verdict_of
 from tests.attacks.corpus import ATTACKS
@@ -22,7 +22,8 @@ def by_name(found: Attack) -> str:
 
 def said(node: Node) -> tuple[Any, ...]:
     """Return what the hub may have changed."""
-    return node.ledger.read(desired.fleet), node.ledger.read(receipts.nonce)
+    queries: list[Any] = [desired.fleet, receipts.nonce, commands.last]
+    return tuple(node.ledger.read(query) for query in queries)
 
 
 @pytest.mark.parametrize("found", ATTACKS, ids=by_name)
@@ -47,7 +48,7 @@ def test_each_step_of_an_import_and_each_row_of_the_key_table_is_attacked() -> N
     steps = {int(m[1]) for a in ATTACKS if (m := re.fullmatch(r"import (\d+)", a.step))}
     assert steps == STEPS
     envelopes = {int(m[1]) for a in ATTACKS if (m := re.fullmatch(r"envelope (\d+)", a.step))}
-    assert envelopes == {*range(1, 10)}
+    assert envelopes == {*range(1, 11)}
     assert {a.row for a in ATTACKS} - {""} == ROWS
     kinds = {a.kind for a in ATTACKS}
     assert kinds >= {

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_root
+from tests.helpers.disk import fill
 from tests.helpers.organisation import Organisation
 
 COMMAND = [sys.executable, "-m", "appliance"]
@@ -255,6 +256,43 @@ def test_a_model_no_engine_can_load_is_said_with_the_engines_own_words(
     finally:
         appliance("node", "stop", "--engines", "--state-dir", str(state))
         node.wait(30)
+
+
+def test_a_full_disk_is_said_loudly_refuses_what_is_new_and_passes(
+    tmp_path: Path, organisation: Organisation
+) -> None:
+    need_root()
+    root = tmp_path / "root.json"
+    root.write_bytes(organisation.root)
+    file = tmp_path / "notes.yaml"
+    file.write_text(DEPLOYMENT.replace("-1", "512"))
+    folder = tmp_path / "small"
+    with tmpfs(folder, "size=260m"):
+        state = ("--state-dir", str(folder / "node"))
+        init = ("node", "init", "--name", "box-1", "--root", str(root), *state)
+        assert appliance(*init).returncode == 0
+        node = subprocess.Popen([*COMMAND, "node", "run", *state], stderr=subprocess.DEVNULL)
+        try:
+            _until(lambda: appliance("status", *state).returncode == 0)
+            assert "disk: FULL" not in appliance("status", *state).stdout
+            filler = fill(folder)
+            _until(lambda: "disk: FULL" in appliance("status", *state).stdout)
+            assert not (folder / "node" / "reserve").exists()
+            says(appliance("apply", "-f", str(file), *state), 24, "nothing new is begun")
+            says(appliance("bundle", "import", str(tmp_path), *state), 24, "what serves goes on")
+            shown = appliance("get", "--json", *state)  # the controller goes on
+            assert shown.returncode == 0
+            stick = tmp_path / "stick"
+            stick.mkdir()
+            done = appliance("sync", "export", str(stick), *state)  # what must be recorded can be
+            assert done.returncode == 0, done.stderr
+            filler.unlink()
+            _until(lambda: "disk: FULL" not in appliance("status", *state).stdout)
+            assert (folder / "node" / "reserve").stat().st_size == 64 << 20
+            assert appliance("apply", "-f", str(file), *state).returncode == 0
+        finally:
+            node.terminate()
+            node.wait(30)
 
 
 def _until(done: Callable[[], bool]) -> None:

@@ -94,16 +94,17 @@ def nats_server() -> str:
 
 def fleet(
     folder: Path, authority: "Authority", *, valid: Validity | None = None,
-    more_acl: Sequence[str] = (),
+    more_acl: Sequence[str] = (), revoked: Sequence[Path] = (),
 ) -> Process:  # fmt: skip
     """Start one as ``examples/brokers`` has it: its ports are those of mqtts and of wss."""
     files = folder / "broker.pem", folder / "broker-key.pem"
     authority.issue("broker", files, host="localhost", valid=valid)
     (folder / "hub-ca.pem").write_text(authority.pem)
+    (folder / "revoked.pem").write_bytes(authority.revoking(*revoked))
     acl = "\n".join((EXAMPLES / name).read_text() for name in ("acl", *more_acl))
     (folder / "acl").write_text(acl)
     ports = free_ports(2)
-    text = _moved(EXAMPLES / "mosquitto.conf", folder)
+    text = "".join(_moved(EXAMPLES / f"{name}.conf", folder) for name in ("mosquitto", "websocket"))
     for usual, port in zip((8883, 443), ports, strict=True):
         assert f"listener {usual}\n" in text
         text = text.replace(f"listener {usual}\n", f"listener {port} 127.0.0.1\n")
@@ -154,6 +155,15 @@ class Authority:
         files = self._folder / f"{name}.pem", self._folder / f"{name}-key.pem"
         self.issue(name, files)
         return Tls(*files, ca=(self.pem,))
+
+    def revoking(self, *certificates: Path) -> bytes:
+        """Return the list of what is revoked, as PEM."""
+        builder = x509.CertificateRevocationListBuilder(self._name, NOW - DAY, NOW + 9000 * DAY)
+        for path in certificates:
+            serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder(serial, NOW - DAY).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def issue(
         self, name: str, files: tuple[Path, Path], *, host: str | None = None,

@@ -56,6 +56,20 @@ class StillClock:
         self.time += datetime.timedelta(seconds=seconds)
 
 
+class SetClock(StillClock):
+    """A clock that can be set, while the time that passes is another matter."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def go(self, seconds: float) -> None:
+        """Let time pass."""
+        self.passed += seconds
+        self.move(seconds)
+
+
 class HandClock:
     """Time stands still until a test moves it.
 

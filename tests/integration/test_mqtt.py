@@ -180,8 +180,10 @@ def test_a_broker_that_takes_too_little_says_so(tmp_path: Path) -> None:
             async with mqtt.connect(broker.address, session("box-1")):
                 pass
 
-    asyncio.run(story())
-    broker.kill()
+    try:
+        asyncio.run(story())
+    finally:
+        broker.kill()
 
 
 _DYING = """

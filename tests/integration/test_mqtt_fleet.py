@@ -136,6 +136,9 @@ def test_a_node_writes_nothing_of_another_nor_of_the_hub(
             assert [t for t, payload in found if payload == b"a lie"] == []
             assert await all_heard(victim, b"from the hub") == [(TWO.desired, b"from the hub")]
             assert liar.messages.empty()
+            async with asyncio.timeout(10):
+                while not liar.refused:
+                    await asyncio.sleep(0.01)
             assert liar.refused == "Not authorized"
 
     asyncio.run(story())
@@ -197,6 +200,27 @@ def test_who_has_no_certificate_of_the_hubs_ca_does_not_come_in(
 ) -> None:
     stranger = Authority(tmp_path).tls("press-1")
     refusal(as_one(at, replace(stranger, ca=(authority.pem,))))
+
+
+def test_who_was_revoked_does_not_come_in_but_over_a_websocket(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """The page says so of mosquitto 2.0; when this fails, it is time to write that it is over."""
+    bad, good = authority.tls("press-1"), authority.tls("press-2")
+    broker = brokers.fleet(tmp_path, authority, revoked=[bad.certificate])
+    at = BrokerAddress("localhost", broker.port, "mqtts")
+    web = BrokerAddress("localhost", broker.more_ports[0], "wss")
+
+    async def comes_in(address: BrokerAddress) -> None:
+        async with mqtt.connect(address, Session("n", (ONE.desired, TWO.desired))) as node:
+            assert not node.closed.is_set()
+
+    try:
+        asyncio.run(comes_in(as_one(at, good)))
+        refusal(as_one(at, bad))
+        asyncio.run(comes_in(as_one(web, bad)))
+    finally:
+        broker.kill()
 
 
 def test_who_has_no_certificate_at_all_is_told_that_it_has_none(
@@ -269,15 +293,20 @@ def test_a_brokers_dates_are_judged_by_a_time_that_has_surely_passed(
 
 def test_through_a_proxy_that_knows_the_password(at: BrokerAddress, authority: Authority) -> None:
     async def story(proxy: Proxy, login: str) -> None:
+        tls = authority.tls("press-1")
         address = BrokerAddress.parse(
             f"{at.scheme}://localhost:{at.port}",
             proxy=f"http://{login}127.0.0.1:{proxy.port}",
-            tls=lambda: authority.tls("press-1"),
+            tls=lambda: tls,
         )
-        async with mqtt.connect(address, Session("press-1", DOWN)) as node:
+        async with (
+            mqtt.connect(as_one(at, authority.tls(HUB)), Session(HUB, (EVERY_NODE,))) as hub,
+            mqtt.connect(address, Session("press-1", DOWN)) as node,
+        ):
             node.publish(ONE.state, b"through the wall")
-            await asyncio.sleep(0.1)
-            assert not node.closed.is_set()
+            assert (await heard(hub)).payload == b"through the wall"
+            hub.publish(ONE.ack, b"and back")
+            assert (await heard(node)).payload == b"and back"
 
     with Proxy("box", "secret") as proxy:
         asyncio.run(story(proxy, "box:secret@"))
@@ -366,3 +395,9 @@ def test_a_site_s_broker_speaks_for_its_own_nodes_alone(
         asyncio.run(story())
     finally:
         central.kill()
+
+
+def test_the_broker_listens_where_its_settings_say_and_nowhere_else(broker: Process) -> None:
+    """A setting in the wrong place opens a listener on port 1883, without TLS."""
+    opened = re.findall(r"Opening .* socket on port (\d+)", broker.log())
+    assert sorted(map(int, opened)) == sorted([broker.port, *broker.more_ports])

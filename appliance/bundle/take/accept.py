@@ -134,6 +134,9 @@ class Importer:
         intake = Intake(bundle, self._parts.store.blobs, self._parts.housekeeping, progress)
         packs, others = intake.manifests(judged)  # step 10, before 9:
         parts: list[Pack | Artefact] = [*packs, *others]
+        if not dry:
+            progress(Step("checking what is here"))
+            self._parts.housekeeping.recheck({b.digest for part in parts for b in part.blobs})
         missing = intake.missing(parts)  # only manifests say which blobs there are
         needed, what = intake.needed(missing), f"{judged.name} {judged.version}"
         sources = intake.sources(missing)

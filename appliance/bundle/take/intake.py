@@ -36,12 +36,15 @@ class Housekeeping:
 
     ``disk`` returns the site's budgets, if it has any. ``make_room`` evicts at least so many bytes
     of what nobody holds, sparing the blobs it is told, and returns what it freed; or frees nothing.
-    ``quarantine`` puts a blob away that was found damaged. ``look`` looks into a file of a model.
+    ``quarantine`` puts a blob away that was found damaged. ``recheck`` hashes those that lie in the
+    store and that this ledger has not verified, and puts away what is wrong. ``look`` looks into a
+    file of a model.
     """
 
     disk: Callable[[], Disk | None] = lambda: None
     make_room: Callable[[int, Collection[Digest]], int] = lambda _needed, _keep: 0
     quarantine: Callable[[Digest], None] = lambda _: None
+    recheck: Callable[[Collection[Digest]], None] = lambda _: None
     look: Look = look_confined
     fit: Callable[[Variant], str] = lambda _: ""
 

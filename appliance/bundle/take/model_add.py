@@ -106,6 +106,7 @@ class LocalModels:
             blobs.discard(brought.digests)
             raise
         progress(Step("writing the catalogue"))
+        self._parts.housekeeping.recheck(brought.digests)
         new = [digest for digest in brought.digests if not blobs.has(digest)]
         blobs.admit(new)
         blobs.discard(brought.digests)  # what was in the store already

@@ -20,7 +20,7 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.receipts import ReceiptRow
 from appliance.ledger.streams import Fact, Stream
 from appliance.trust import floor, receipt
-from appliance.trust.keys import SigningKey
+from appliance.trust.keys import Signer
 from appliance.trust.receipt import EXPORTED, Event, Kind
 from appliance.trust.store import TrustStore
 
@@ -46,7 +46,7 @@ class ReceiptBook:
     """The receipts of one node."""
 
     def __init__(
-        self, node: NodeId, key: SigningKey, ledger: Ledger, trust: TrustStore, clock: Clock,
+        self, node: NodeId, key: Signer, ledger: Ledger, trust: TrustStore, clock: Clock,
         held: Callable[[], Sequence[Digest]],
     ) -> None:  # fmt: skip
         """``held`` returns the digests of all blobs in the store, sorted."""
@@ -122,11 +122,19 @@ class ReceiptBook:
                 half written.
         """
         courier.check_medium(medium)
-        self._ledger.record(self._bring_up_to_date).result()
+        self.ask()
         rows = self._ledger.read(receipts.rows)
         files = {f"{self._ledger.epoch}-{row.seq}.json": row.envelope for row in rows}
         written = courier.write(medium, courier.receipts_folder(medium, self._node), files)
         return Exported(self._node, written, len(rows), rows[-1].seq, rows[-1].hash)
+
+    def ask(self) -> None:
+        """Ask the hub for the time: by a receipt with a nonce, which waits in the outbox.
+
+        Raises:
+            NoSpaceError, StateUnusableError: it could not be written down.
+        """
+        self._ledger.record(self._bring_up_to_date).result()
 
     def all(self) -> list[dict[str, Any]]:
         """Return what each receipt says, without the long list of blobs."""

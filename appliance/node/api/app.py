@@ -8,6 +8,7 @@ from starlette.routing import Route
 from appliance.cache import catalog
 from appliance.kit.answers import application
 from appliance.node.api import (
+    carry,
     deployments,
     enrolment,
     gateway_keys,
@@ -26,7 +27,8 @@ def local_api(services: LocalServices) -> Starlette:
     """Return the ASGI application over the services of one node."""
     groups = (
         _node, deployments.routes, imports.routes, models.routes, receipts.routes,
-        gateway_keys.routes, store.routes, software.routes, gpus.routes, enrolment.routes,
+        gateway_keys.routes, store.routes, software.routes, gpus.routes, carry.routes,
+        enrolment.routes,
     )  # fmt: skip
     return application([found for group in groups for found in group(services)])
 

@@ -10,11 +10,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from appliance.core import reading
+from appliance.core.documents import Document
 from appliance.errors import UsageError
+from appliance.kit.commit import Effect
+from appliance.ledger import meta
 from appliance.ledger.streams import Fact, Stream
-from appliance.node import desired
-from appliance.node.api.answers import object_of, route, who
+from appliance.node import desired, overrides
+from appliance.node.api.answers import object_of, route, short_text, who
 from appliance.node.api.services import LocalServices
+from appliance.node.overrides import Why
+from appliance.trust import floor
 
 _NOT_APPLIED = {
     "BundleDefinition": "appliance bundle build makes a bundle of it",
@@ -31,6 +36,8 @@ def routes(services: LocalServices) -> list[Route]:
         route("POST", "/v1/apply", group.apply),
         route("DELETE", "/v1/deployments/{name}", group.delete),
         route("POST", "/v1/deployments/{name}/release", group.release),
+        route("POST", "/v1/deployments/{name}/hold", group.hold),
+        route("POST", "/v1/deployments/{name}/pin", group.pin),
         route("GET", "/v1/deployments/{name}/logs", group.logs),
     ]
 
@@ -54,12 +61,13 @@ class _Deployments:
             if hint := _NOT_APPLIED.get(document.kind):
                 raise UsageError(f"a {document.kind} is not applied to a node", hint=hint)
         by, at = who(request), self._services.now()
+        why = self._why(request, body) if body.get("reason") or body.get("until") else None
         changes = {}
         for document in documents:
             body = {"by": by, "kind": document.kind, "name": document.name,
-                    "document": document.to_wire()}  # fmt: skip
+                    "document": document.to_wire(), **_reason(why)}  # fmt: skip
             done = self._services.ledger.record(
-                partial(desired.apply_locally, document=document, by=by, at=at),
+                _applied(document, why, by, at),
                 Fact(Stream.AUDIT, "apply", at, body),
             )
             changes[f"{document.kind}/{document.name}"] = await asyncio.wrap_future(done)
@@ -74,11 +82,43 @@ class _Deployments:
             request, "release", lambda db, name, _by, _at: desired.release(db, name)
         )
 
+    async def hold(self, request: Request) -> Response:
+        self._services.reserve.require()
+        why = self._why(request, await object_of(request))
+        return await self._local_word(
+            request, "hold", lambda db, name, _by, _at: overrides.hold(db, name, why), why
+        )
+
+    async def pin(self, request: Request) -> Response:
+        self._services.reserve.require()
+        body = await object_of(request)
+        why, model = self._why(request, body), body.get("model")
+        if model is not None and not isinstance(model, str):
+            raise UsageError("model is not the name of a model")
+        return await self._local_word(
+            request, "pin", lambda db, name, _by, _at: overrides.pin(db, name, model, why), why
+        )
+
+    def _why(self, request: Request, body: dict[str, Any]) -> Why:
+        """Return who asks for a local word, why, and until when.
+
+        Raises:
+            UsageError: there is no reason, or the end makes no sense.
+        """
+        clock = self._services.clock.utc()
+        now = floor.now(self._services.ledger.read(meta.floor), clock)
+        ends = body.get("until")
+        if ends is not None and not isinstance(ends, str):
+            raise UsageError("until is not text")
+        until = overrides.until(ends, now)
+        return Why(who(request), self._services.now(), short_text(body, "reason"), until)
+
     async def _local_word(
-        self, request: Request, verb: str, effect: Callable[[Any, str, str, str], str]
-    ) -> Response:
+        self, request: Request, verb: str, effect: Callable[[Any, str, str, str], str],
+        why: Why | None = None,
+    ) -> Response:  # fmt: skip
         name, by, at = request.path_params["name"], who(request), self._services.now()
-        fact = Fact(Stream.AUDIT, verb, at, {"by": by, "name": name})
+        fact = Fact(Stream.AUDIT, verb, at, {"by": by, "name": name, **_reason(why)})
         done = self._services.ledger.record(lambda db: effect(db, name, by, at), fact)
         result = await asyncio.wrap_future(done)
         await self._services.changed()
@@ -90,3 +130,13 @@ class _Deployments:
             raise UsageError(f"lines is {lines!r}, not a number from 1 to 10000")
         name, read = request.path_params["name"], self._services.log_lines
         return JSONResponse(await asyncio.to_thread(read, name, int(lines)))
+
+
+def _applied(document: Document, why: Why | None, by: str, at: str) -> Effect[str]:
+    if why is not None:
+        return partial(overrides.override, document=document, why=why)
+    return partial(desired.apply_locally, document=document, by=by, at=at)
+
+
+def _reason(why: Why | None) -> dict[str, Any]:
+    return {} if why is None else {"reason": why.reason, "until": why.until}

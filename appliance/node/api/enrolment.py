@@ -60,7 +60,7 @@ class _Enrolment:
         self, url: str, token: EnrolmentToken | None, authority: str
     ) -> dict[str, object]:
         certificates = self._services.certificates
-        chain = asked_over_http(url, certificates.request(token))
+        chain = asked_over_http(url, certificates.request(token), certificates.authorities())
         taken = certificates.take(chain, authority=token.authority if token else authority)
         certificates.remember_hub(url)
         return asdict(taken)

@@ -42,7 +42,7 @@ class _Receipts:
         return JSONResponse(self._services.receipts.one(int(seq)))
 
     async def export(self, request: Request) -> Response:
-        folder = await _folder(request)
+        folder = await folder_of(request)
         found = await asyncio.to_thread(self._services.receipts.export, folder)
         return JSONResponse(asdict(found))
 
@@ -51,14 +51,19 @@ class _Receipts:
         return JSONResponse(services.ledger.read(lambda db: freshness(db, services.clock)))
 
     async def take(self, request: Request) -> Response:
-        services, folder = self._services, await _folder(request)
+        services, folder = self._services, await folder_of(request)
         taken = await asyncio.to_thread(services.answers.take_folder, folder)
         await services.changed()
         now = services.ledger.read(lambda db: freshness(db, services.clock))
         return JSONResponse({"taken": asdict(taken), "time": now})
 
 
-async def _folder(request: Request) -> Path:
+async def folder_of(request: Request) -> Path:
+    """Return the folder that a request names.
+
+    Raises:
+        UsageError: it names none, or not from the root on.
+    """
     path = (await object_of(request)).get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise UsageError("path is not the absolute path of a folder")

@@ -13,6 +13,7 @@ from appliance.cache.care import CacheCare
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
+from appliance.node.carry import Carrier
 from appliance.node.enrolment import Certificates
 from appliance.node.fetching import Fetching
 from appliance.node.gpus import Gpus
@@ -38,6 +39,7 @@ class LocalServices:
     changed: Callable[[], Awaitable[None]]
     stop: Callable[..., None]
     fetching: Fetching
+    carrier: Carrier
     work: set[asyncio.Task[Any]] = field(default_factory=set)
     """What goes on although whoever asked for it may have left."""
 

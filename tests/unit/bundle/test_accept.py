@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from appliance.bundle.media.queue import Step
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.errors import NoSpaceError
-from appliance.ledger import meta
+from appliance.ledger import budgets, meta
 from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact, Stream
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
 from tests.helpers.clock import ScriptedClock
@@ -312,3 +314,20 @@ def test_what_the_ledger_had_no_room_for_it_hears_with_the_next_import(
     mark = hashlib.sha256(roles.timestamp).hexdigest()
     assert box.ledger.read(meta.metadata_hash) == mark
     assert box.ledger.read(lambda db: meta.epoch(db, "director")) == 1
+
+
+def test_a_full_audit_log_stops_imports_before_they_begin_and_nothing_else(
+    box: Node, signer: Signer, tmp_path: Path
+) -> None:
+    folder = Draft().write(tmp_path / "b", signer)
+    box.ledger.record(partial(budgets.begin, limits={Stream.AUDIT: 1000})).result()
+    box.ledger.note(*[Fact(Stream.AUDIT, "apply", "", {"text": "x" * 100})] * 10).result()
+    before = Seen.of(box)
+    for _ in range(3):
+        with pytest.raises(NoSpaceError, match="the audit log holds"):
+            box.importer.run(folder, "a test")
+    assert Seen.of(box) == before
+    assert len(audit(box)) == 10, "a refusal writes nothing either: there is no room"
+    assert box.importer.run(folder, "a test", dry=True).models == ("small:1.0.0-Q4_0",)
+    box.ledger.record(partial(budgets.begin, limits={Stream.AUDIT: 1_000_000})).result()
+    assert imported(box, folder)[0] == ("small:1.0.0-Q4_0",)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ from appliance.errors import (
     ScopeError,
     UsageError,
 )
+from appliance.ledger import budgets
 from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Fact, Stream
 from appliance.trust import local
 from tests.helpers.gguf import safetensors_of, small_llama, write_small_llama
 from tests.helpers.importing import audit, contents, names
@@ -365,3 +368,11 @@ def test_a_crash_between_the_list_and_the_catalogue_is_mended_by_adding_again(
 )  # fmt: skip
 def test_a_file_s_name_may_say_which_variant_it_is(name: str, variant: str) -> None:
     assert guessed_variant(Path("/x") / name) == variant
+
+
+def test_a_full_audit_log_stops_it(box: Node, models: LocalModels, gguf: Path) -> None:
+    box.ledger.record(partial(budgets.begin, limits={Stream.AUDIT: 100})).result()
+    box.ledger.note(Fact(Stream.AUDIT, "apply", "", {"text": "x" * 100})).result()
+    with pytest.raises(NoSpaceError, match="the audit log holds"):
+        models.add(gguf, Wish("mine"), "a test")
+    assert box.ledger.read(catalog.variants) == []

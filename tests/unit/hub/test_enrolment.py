@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from appliance.core import wire
+from appliance.core.ids import NodeId
 from appliance.errors import (
     ApplianceError,
     ExpiredError,
@@ -22,15 +23,18 @@ from appliance.errors import (
     SignatureError,
     UsageError,
 )
-from appliance.hub import roster, store
-from appliance.hub.authority import HUB_NAME, hub_tls
+from appliance.hub import receipts, roster, store
+from appliance.hub.authority import HUB_NAME, Authority, hub_tls
 from appliance.hub.view import State, view
+from appliance.node.enrolment import Certificates
+from appliance.node.identity import NodeIdentity
 from appliance.trust import dsse
 from appliance.trust.certificates import Chain, FileTlsKey
 from appliance.trust.enrolment import EnrolmentToken
 from appliance.trust.envelope import Slot
 from tests.helpers.enrolling import HOUR, LIFE, Machine, Office
 from tests.helpers.models import deployment
+from tests.helpers.signing import new_key
 
 DAY = datetime.timedelta(days=1)
 
@@ -221,6 +225,33 @@ def test_an_envelope_of_another_slot_is_no_request(two: Two) -> None:
     assert two.refusal(b"x" * 70_000) is MalformedError
 
 
+class Chip:
+    """A key that signs and never gives itself away: all that a node asks of one."""
+
+    def __init__(self) -> None:
+        self.__key = new_key()
+
+    @property
+    def public(self) -> str:
+        return self.__key.public
+
+    def sign(self, message: bytes) -> bytes:
+        return self.__key.sign(message)
+
+
+def test_a_node_key_may_lie_in_a_chip(two: Two) -> None:
+    me = NodeIdentity(NodeId("box-1"), Chip())
+    certificates = Certificates(
+        two.machine.folder, me, two.machine.ledger, two.machine.in_force.trust, two.office.clock
+    )
+    token = two.office.token()
+    chain = two.office.answer(certificates.request(token))
+    assert certificates.take(chain, authority=token.authority).news
+    row = two.office.row()
+    assert row is not None
+    assert row.key == me.key.public
+
+
 # --- renewal --------------------------------------------------------------------------------------
 
 
@@ -229,6 +260,29 @@ def enrolled(two: Two) -> Chain:
     chain = two.office.answer(two.machine.certificates.request())
     two.machine.certificates.take(chain, authority=two.office.authority.hash)
     return Chain.parse(chain)
+
+
+def test_the_name_alone_is_worth_nothing(two: Two) -> None:
+    enrolled(two)
+    assert two.refusal(two.other().certificates.request()) is SignatureError
+
+
+def test_a_question_that_is_repeated_late_earns_nothing_new(two: Two) -> None:
+    """Whoever kept a copy of a request cannot have the hub issue without end."""
+    two.office.admit(two.machine)
+    request = two.machine.certificates.request()
+    first = two.office.answer(request)
+    two.pass_days(90)
+    assert two.office.answer(request) == first
+
+
+def test_what_another_authority_issued_is_issued_anew(two: Two) -> None:
+    first = enrolled(two)
+    now = two.office.clock.utc()
+    two.office.enrolment.authority = Authority.anew(two.office.folder, "acme", now)
+    renewed = Chain.parse(two.office.answer(two.machine.certificates.request()))
+    assert renewed.serial != first.serial
+    assert renewed.certificates[1] != first.certificates[1]
 
 
 def test_a_known_key_needs_nobody(two: Two) -> None:
@@ -331,16 +385,21 @@ def test_another_machine_takes_the_name_and_generations_go_on_above(two: Two) ->
     office.write(lambda db: store.put_documents(db, "box-1", [deployment("notes")]))
     reported = {"dbEpoch": "e1", "applied": {"generation": 41}}
     office.write(lambda db: store.set_reported(db, "box-1", reported, 1, "now"))
+    office.write(lambda db: db.execute("INSERT INTO suspects VALUES ('box-1', 'two')"))
     new = two.other()
     generation = asyncio.run(office.enrolment.replace("box-1", new.identity.key.public))
     assert generation == 42
     row = office.row()
     assert row is not None
     assert (row.key, row.db_epoch, row.reported) == (new.identity.key.public, None, None)
+    assert (row.report, row.heard_at) == (None, None)
+    assert office.hub.db.read(receipts.suspects) == {}
     assert row.revoked_at is None
     assert office.revoked() == [chain.serial]
     assert two.refusal(two.machine.certificates.request()) is RevokedError
     assert two.refusal(new.certificates.request()) is None
+    with pytest.raises(RevokedError):
+        asyncio.run(office.enrolment.replace("box-1", two.machine.identity.key.public))
     asked = office.hub.db.read(lambda db: store.documents(db, "box-1"))
     assert [d["metadata"]["name"] for d in asked] == ["notes"]
     office.write(
@@ -349,6 +408,21 @@ def test_another_machine_takes_the_name_and_generations_go_on_above(two: Two) ->
     after = office.row()
     assert after is not None
     assert after.db_epoch == "e2"
+
+
+def test_a_key_is_one_node_s(two: Two) -> None:
+    """Else what was revoked under one name would live on under the other."""
+    enrolled(two)
+    key = two.machine.identity.key.public
+    with pytest.raises(ScopeError):
+        two.office.write(partial(roster.admit, node="box-2", key=key, site="", at="now"))
+    other = two.other("box-2")
+    two.office.admit(other)
+    with pytest.raises(ScopeError):
+        asyncio.run(two.office.enrolment.replace("box-2", key))
+    row = two.office.row("box-2")
+    assert row is not None
+    assert row.key == other.identity.key.public
 
 
 def test_replacing_by_the_same_key_changes_nothing(two: Two) -> None:

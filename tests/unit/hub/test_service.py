@@ -14,6 +14,7 @@ from appliance.core import wire
 from appliance.core.documents import Document
 from appliance.errors import NoSpaceError
 from appliance.hub import heads, intake, receipts, roster, store
+from appliance.hub.commands import CommandDesk
 from appliance.kit.clock import parse_rfc3339
 from appliance.ledger.streams import Stream
 from appliance.sync import mqtt
@@ -341,6 +342,26 @@ def test_without_a_broker_the_hub_says_so_and_tries_again(fleet: Fleet) -> None:
             assert not fleet.hub.service.connected
             fleet.broker.is_up = True
             await until(lambda: fleet.hub.service.connected)
+
+    asyncio.run(story())
+
+
+def test_with_each_report_a_node_hears_again_what_it_has_not_answered(fleet: Fleet) -> None:
+    desk = CommandDesk(fleet.hub.identity, fleet.hub.db, fleet.hub.clock)
+    fleet.hub.service.add("outcome", desk)
+
+    async def story() -> None:
+        async with fleet.running():
+            await fleet.report(1)
+            await desk.issue("box-1", "restart-engine", {"deployment": "a"}, lifetime_s=600)
+            topic = fleet.node.topics.command("1")
+            for number in (2, 3):
+                await fleet.report(number)
+                assert len(fleet.broker.on(topic)) == number - 1
+            assert topic not in fleet.broker.retained
+            fleet.hub.clock.move(600)
+            await fleet.report(4)
+            assert len(fleet.broker.on(topic)) == 2
 
     asyncio.run(story())
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from sqlite_utils import Database, Migrations
 
 from appliance.errors import NoSpaceError, NotFoundError, StateUnusableError
+from appliance.kit import commit
 from appliance.kit.commit import GroupCommit
 from tests.helpers.disk import fill
 
@@ -183,3 +185,36 @@ def test_a_listener_that_fails_does_not_end_the_writer(
 def test_a_reader_cannot_write(store: GroupCommit) -> None:
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         store.read(put(1))
+
+
+def test_a_commit_waits_for_as_many_as_shared_the_last_ones(
+    store: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "_WINDOW_S", DEADLINE_S)
+    commits: list[int] = []
+    store.on_commit = lambda: commits.append(len(held(store)))
+    with held_up(store):
+        together = [store.submit(put(n)) for n in range(4)]
+    for done in together:
+        done.result(DEADLINE_S)
+    again = [store.submit(put(4))]
+    time.sleep(0.05)  # long enough for a commit of its own, were it not waited for the others
+    again += [store.submit(put(n)) for n in (5, 6, 7)]
+    for done in again:
+        done.result(DEADLINE_S)
+    assert held(store) == list(range(8))
+    assert 5 not in commits, "the fifth came with those after it"
+
+
+def test_who_is_alone_or_comes_after_a_pause_is_not_made_to_wait() -> None:
+    crowd = commit._Crowd()
+    assert crowd.expected(100.0) == 0
+    crowd.committed(3, 100.0)
+    assert crowd.expected(100.001) == 0, "a few are no crowd"
+    for at, count in ((100.002, 8), (100.003, 1)):
+        crowd.committed(count, at)
+    assert crowd.expected(100.004) == 8, "one that came too late is no sign that they went"
+    crowd.committed(1, 100.005)
+    assert crowd.expected(100.006) == 0
+    crowd.committed(8, 100.007)
+    assert crowd.expected(100.007 + 2 * commit._WINDOW_S) == 0

@@ -1,5 +1,6 @@
 """What a server answers, or fails to, becomes an object or an error of ours."""
 
+import datetime
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from appliance.errors import (
     UsageError,
 )
 from appliance.kit.http import HttpClient
+from tests.fakes.web import Certificate, WebServer
 
 
 @contextmanager
@@ -152,12 +154,27 @@ def test_nobody_at_the_socket_is_a_peer_that_cannot_be_reached(tmp_path: Path, n
 
 @pytest.mark.parametrize(
     "url",
-    ["", "hub", "https://hub", "http://", "http://hub:many", "http://hub:99999", "http://[::1"],
+    ["", "hub", "ftp://hub", "http://", "http://hub:many", "http://hub:99999", "http://[::1"],
 )
 def test_what_is_no_address_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="is not the address of the hub") as caught:
         HttpClient.over_tcp(url, "the hub", "")
-    assert caught.value.hint == "http://HOST:PORT"
+    assert caught.value.hint == "http://HOST:PORT or https://HOST:PORT"
+
+
+def test_over_https_a_named_authority_is_trusted_without_the_dates_and_no_other(
+    tmp_path: Path,
+) -> None:
+    begins = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    own = Certificate(tmp_path, begins=begins, ends=begins + datetime.timedelta(days=1))
+    with WebServer(tls=own) as server:
+        server.files["/api"] = b'{"answer": 42}'
+        ca = own.ca_file.read_text()
+        client = HttpClient.over_tcp(server.url, "the hub", "", ca=(ca,))
+        assert client.call("GET", "/api") == {"answer": 42}
+        stranger = HttpClient.over_tcp(server.url, "the hub", "")
+        with pytest.raises(PeerUnreachableError, match="certificate verify failed"):
+            stranger.call("GET", "/api")
 
 
 def test_a_token_is_sent_over_tcp() -> None:

@@ -2,17 +2,26 @@
 
 import datetime
 import sqlite3
+import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from appliance.errors import NotFoundError, StateUnusableError
+from appliance.errors import NoSpaceError, NotFoundError, StateUnusableError
 from appliance.ledger import meta, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
 
 FACT = Fact(Stream.AUDIT, "test", "2026-12-01T00:00:00.000Z", {})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger(tmp_path / "noted.db")
+    yield made
+    made.close()
 
 
 def put(db: sqlite3.Connection) -> str:
@@ -117,3 +126,58 @@ def test_reports_are_numbered_across_restarts(tmp_path: Path) -> None:
         found += [ledger.record(meta.next_report).result() for _ in range(6)]
         ledger.close()
     assert found == list(range(1, 13))
+
+
+def numbers(ledger: Ledger) -> list[int]:
+    found = ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 10_000)))
+    return [r.record["body"]["n"] for r in found]
+
+
+def test_facts_and_effects_keep_the_order_in_which_they_were_handed_in(ledger: Ledger) -> None:
+    def fact(number: int) -> Fact:
+        return Fact(Stream.AUDIT, "test", "", {"n": number})
+
+    for number in range(0, 3000, 3):
+        ledger.note(fact(number))
+        ledger.record(lambda _: None, fact(number + 1))
+        ledger.note(fact(number + 2))
+    ledger.note().result()
+    assert numbers(ledger) == list(range(3000))
+
+
+def test_a_fact_that_is_not_json_fails_alone(ledger: Ledger) -> None:
+    good = [ledger.note(Fact(Stream.AUDIT, "test", "", {"n": 1}))]
+    bad = [
+        ledger.note(Fact(Stream.AUDIT, "test", "", {"n": value}))
+        for value in (float("nan"), "\ud800", object())
+    ]
+    good.append(ledger.note(Fact(Stream.AUDIT, "test", "", {"n": 2})))
+    for done in good:
+        done.result()
+    assert all(isinstance(done.exception(), TypeError | ValueError) for done in bad)
+    assert numbers(ledger) == [1, 2]
+
+
+def test_a_note_that_nobody_wants_any_more_is_not_written(ledger: Ledger) -> None:
+    go = threading.Event()
+    ledger.record(lambda _: go.wait(10))
+    first, unwanted, last = (ledger.note(Fact(Stream.AUDIT, "t", "", {"n": n})) for n in (1, 2, 3))
+    assert unwanted.cancel()
+    go.set()
+    first.result()
+    last.result()
+    assert numbers(ledger) == [1, 3]
+
+
+def test_what_cannot_be_written_is_told_to_everyone_who_noted(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise NoSpaceError("no space left")
+
+    monkeypatch.setattr(streams, "append_texts", full)
+    found = [ledger.note(Fact(Stream.AUDIT, "t", "", {"n": n})) for n in range(3)]
+    assert all(isinstance(done.exception(), NoSpaceError) for done in found)
+    monkeypatch.undo()
+    ledger.note(Fact(Stream.AUDIT, "t", "", {"n": 9})).result()
+    assert numbers(ledger) == [9]

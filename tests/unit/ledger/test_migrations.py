@@ -7,8 +7,10 @@ from sqlite_utils import Database, Migrations
 
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
+from appliance.ledger.head import Head
 from appliance.ledger.migrations import migrations
 from appliance.ledger.streams import Fact, Stream
+from appliance.node.auditing import verify
 
 STEPS = [
     "m001_streams", "m002_catalogue", "m003_desired", "m004_gateway", "m005_floor", "m006_receipts",
@@ -43,14 +45,43 @@ def test_an_older_ledger_is_brought_up_to_date_with_what_it_holds(
     migrations.apply(database, stop_before=newest)
     with database.conn:
         database.conn.execute("INSERT INTO meta VALUES ('epoch', 'as before')")
-        streams.append(database.conn, Fact(Stream.AUDIT, "old", "", {}))
+        database.conn.execute("INSERT INTO streams VALUES ('audit', 2, 0, '', 0, '')")
+        record = '{"at":"","body":{},"kind":"old"}'
+        database.conn.execute("INSERT INTO outbox VALUES ('audit', 1, ?)", (record,))
+        head = f"1:{Head().after(record.encode()).hash}"
+        database.conn.execute("INSERT INTO meta VALUES ('audit-head', ?)", (head,))
     database.close()
     for _ in range(2):
         ledger = Ledger(path)
         assert ledger.epoch == "as before"
         (kept,) = ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 9)))
         assert kept.record["kind"] == "old"
+        assert verify(ledger, []).last == 1
         ledger.close()
+
+
+def test_what_an_older_release_wrote_meanwhile_is_not_kept_and_the_rest_verifies(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(tmp_path / "node.db")
+    fact = Fact(Stream.AUDIT, "new", "", {})
+    ledger.note(fact, fact).result()
+    ledger.close()
+    record = b'{"at":"","body":{},"kind":"old"}'
+    database = Database(tmp_path / "node.db")
+    with database.conn:  # as the release before this one appends
+        (text,) = database.conn.execute(
+            "SELECT value FROM meta WHERE key = 'audit-head'"
+        ).fetchone()
+        head = str(Head.parse(text).after(record))
+        database.conn.execute("UPDATE meta SET value = ? WHERE key = 'audit-head'", (head,))
+        database.conn.execute("UPDATE streams SET next_seq = 4")
+    database.close()
+    ledger = Ledger(tmp_path / "node.db")
+    ledger.note(fact).result()
+    found = verify(ledger, [])
+    assert (found.first, found.last) == (4, 4)
+    ledger.close()
 
 
 def test_no_step_changes_what_an_earlier_one_made() -> None:

@@ -15,6 +15,8 @@ from appliance.core.state import Origin
 from appliance.errors import (
     ApplianceError,
     BadDocumentError,
+    ForbiddenError,
+    IncompleteError,
     LockedError,
     MalformedError,
     NoSpaceError,
@@ -26,11 +28,13 @@ from appliance.errors import (
 from appliance.kit.files import locked
 from appliance.kit.http import HttpClient
 from appliance.kit.reserve import Reserve
-from appliance.ledger import streams
+from appliance.ledger import overrides, streams
 from appliance.ledger.streams import Stream
 from appliance.node import desired, keys
+from appliance.node.api import carry
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
+from appliance.node.desired import FleetWord
 from appliance.node.fetching import Fetching
 from appliance.node.gpus import Gpus
 from appliance.node.software import Software
@@ -39,9 +43,10 @@ from appliance.software.shelf import Shelf, Staged
 from tests.conftest import ROOT
 from tests.fakes.controllers import FakeControllers
 from tests.fakes.gpus import FakeGpus
+from tests.helpers.carrying import carrier_of
 from tests.helpers.enrolling import certificates_of
 from tests.helpers.gguf import write_small_llama
-from tests.helpers.models import wire_deployment, wire_site
+from tests.helpers.models import deployment, wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.stores import care_of
 from tests.helpers.waiting import StillClock
@@ -94,6 +99,7 @@ class Box:
             fetching=Fetching(
                 self.node.ledger, self.node.importer, StillClock(), NetworkSettings(tries=1)
             ),
+            carrier=carrier_of(self.node, StillClock()),
         )
 
         async def whole() -> None:
@@ -161,6 +167,44 @@ def test_deleting_and_releasing_say_in_words_what_they_did(box: Box) -> None:
     assert box.in_force() == {}
     assert [kind for kind, _ in box.audit()] == ["apply", "apply", "delete", "release"]
     assert box.audit()[2][1] == {"by": ME, "name": "a"}
+
+
+def test_a_hold_a_pin_and_an_override_say_why_and_until_when(box: Box) -> None:
+    word = FleetWord(1, 1, "hash", (deployment("a", replicas=2),))
+    box.node.ledger.record(lambda db: desired.set_fleet(db, word)).result()
+
+    def story(client: HttpClient) -> None:
+        body = {"reason": "audit week", "until": "2h"}
+        held = client.call("POST", "/v1/deployments/a/hold", body)
+        assert held["result"].startswith("held as it is until 20")
+        pinned = client.call(
+            "POST", "/v1/deployments/a/pin", {"reason": "known good", "model": "small@1.0.0"}
+        )
+        assert pinned["result"] == "pinned to small@1.0.0; release gives it back"
+        client.call(
+            "POST", "/v1/apply",
+            {"documents": [wire_deployment("a", replicas=1)], "reason": "too hot", "until": "1d"},
+        )  # fmt: skip
+
+    box.run(story)
+    (row,) = box.node.ledger.read(overrides.rows).values()
+    assert (row.mode, row.reason, row.by) == ("override", "too hot", ME)
+    told = [(kind, body["reason"]) for kind, body in box.audit() if "reason" in body]
+    assert told == [("hold", "audit week"), ("pin", "known good"), ("apply", "too hot")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"reason": " "}, {"reason": "x", "until": "soon"}, {"reason": "x", "until": 5},
+     {"reason": "x" * 201}],
+)  # fmt: skip
+def test_a_hold_without_a_reason_or_with_no_end_is_refused(box: Box, body: Any) -> None:
+    def story(client: HttpClient) -> None:
+        with pytest.raises(UsageError):
+            client.call("POST", "/v1/deployments/a/hold", body)
+
+    box.run(story)
+    assert box.audit() == []
 
 
 def test_what_failed_is_not_in_the_audit(box: Box) -> None:
@@ -423,3 +467,50 @@ def test_gpus_are_listed_fenced_released_and_reset(box: Box) -> None:
     assert box.driver.resets == ["GPU-a"]
     assert box.changes == 2
     assert [kind for kind, _ in box.audit()] == ["gpu-fence", "gpu-reset"]
+
+
+def test_a_stick_is_written_and_taken_and_the_audit_log_is_shown(box: Box, tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+
+    def story(client: HttpClient) -> None:
+        client.call("POST", "/v1/apply", {"documents": [wire_site("here")]})
+        made = client.call("POST", "/v1/sync/export", {"path": str(stick)})
+        assert (made["node"], made["upto"]) == ("box-1", 1)
+        assert "receipts alone" in made["why_not"]
+        with pytest.raises(NotFoundError, match="carries nothing for box-1"):
+            client.call("POST", "/v1/sync/import", {"path": str(stick)})
+        found = client.call("GET", "/v1/audit?most=5")
+        assert [(r["seq"], r["kind"], r["body"]["by"]) for r in found["records"]] == [
+            (1, "apply", ME)
+        ]
+        good = client.call("POST", "/v1/audit/verify", {})
+        assert (good["first"], good["last"], good["witnesses"]) == (1, 1, 0)
+        head = {"seq": 1, "hash": good["hash"][:8]}
+        assert client.call("POST", "/v1/audit/verify", {"heads": [head]})["witnesses"] == 1
+        with pytest.raises(IncompleteError):
+            client.call("POST", "/v1/audit/verify", {"heads": [{**head, "seq": 2}]})
+        wrong: list[Any] = [{"heads": 1}, {"heads": [1]}, {"heads": [{}]}, {"receipts": ["x"]}]
+        for nonsense in wrong:
+            with pytest.raises(UsageError):
+                client.call("POST", "/v1/audit/verify", nonsense)
+        with pytest.raises(UsageError):
+            client.call("GET", "/v1/audit?most=0")
+
+    box.run(story)
+
+
+def test_a_backup_is_for_root_and_the_controllers_own_user_and_is_audited(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def story(client: HttpClient) -> None:
+        made = client.call("POST", "/v1/backup", {"path": str(tmp_path / "saved")})
+        assert made["node"] == "box-1"
+        monkeypatch.setattr(carry, "who", lambda _: "uid 12345")
+        with pytest.raises(ForbiddenError, match="private keys"):
+            client.call("POST", "/v1/backup", {"path": str(tmp_path / "another")})
+
+    box.run(story)
+    assert (tmp_path / "saved" / "identity" / "node.pem").exists()
+    assert not (tmp_path / "another").exists()
+    assert box.audit() == [("backup", {"by": ME})]

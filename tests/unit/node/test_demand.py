@@ -15,7 +15,7 @@ from appliance.gateway.demand import DemandMarks
 from appliance.kit.clock import SystemClock, rfc3339
 from appliance.kit.loop import Again, Wake, drive
 from appliance.node.demand import Activity, DemandLoop, MarkFolder
-from tests.helpers.waiting import StillClock
+from tests.helpers.waiting import SetClock, StillClock
 
 
 class Site:
@@ -109,6 +109,27 @@ def test_a_mark_from_the_future_is_one_from_now(site: Site) -> None:
     assert site.activity.last_demand() == {"notes": site.at(0)}
     site.clock.move(-86_400)
     assert site.activity.last_demand() == {"notes": site.at(0)}, "the clock was set back"
+
+
+@pytest.mark.parametrize("year", [1970, 2038])
+def test_a_clock_that_is_set_and_put_right_puts_nothing_to_sleep_and_keeps_nothing_awake(
+    tmp_path: Path, year: int
+) -> None:
+    site = Site(tmp_path)
+    site.clock = clock = SetClock()
+    site.activity = Activity(clock)
+    mark = Mark("notes", rfc3339(clock.time), waiting=True)
+    assert site.activity.marked(mark)
+    clock.go(60)
+    right = clock.time
+    clock.time = right.replace(year=year)
+    assert site.activity.last_demand() == {"notes": site.at(-60)}
+    clock.go(60)
+    site.activity.marked(replace(mark, at=rfc3339(clock.time), waiting=False))
+    clock.time = right + datetime.timedelta(seconds=60)
+    clock.go(600)
+    assert site.activity.last_demand() == {"notes": site.at(-600)}
+    assert site.activity.marked(replace(mark, at=rfc3339(clock.time))), "somebody waits anew"
 
 
 def test_old_marks_are_removed(site: Site) -> None:

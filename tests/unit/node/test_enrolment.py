@@ -25,7 +25,7 @@ from appliance.ledger import meta
 from appliance.node import enrolment
 from appliance.node.enrolment import Renewal, hub_authorities, hub_url, node_tls
 from appliance.trust import dsse
-from appliance.trust.certificates import Chain
+from appliance.trust.certificates import Chain, FileTlsKey
 from tests.helpers.enrolling import LIFE, Machine, Office
 from tests.helpers.web import serving
 
@@ -191,6 +191,24 @@ def _sign(db: sqlite3.Connection, at: datetime.datetime) -> None:
     meta.add_floor_row(db, "key", at, online=False)
 
 
+@pytest.mark.parametrize("harm", ["no key", "another key", "damaged chain"])
+def test_what_is_lost_of_it_is_asked_for_again(site: Site, harm: str) -> None:
+    site.enrol()
+    first = site.machine.chain().serial
+    folder = site.machine.folder / "identity"
+    if harm == "no key":
+        (folder / "tls-key.pem").unlink()
+    elif harm == "another key":
+        FileTlsKey.create(folder / "tls-key.pem")
+    else:
+        (folder / "tls.pem").write_bytes(b"\0" * 100)
+    assert site.certificates.is_due()
+    assert site.certificates.status()["certificate"] is None
+    assert site.certificates.take(site.chain()).news or harm == "damaged chain"
+    assert (site.machine.chain().serial == first) is (harm == "damaged chain")
+    assert not site.certificates.is_due()
+
+
 def test_the_same_question_is_asked_for_an_hour(site: Site) -> None:
     first = site.certificates.request()
     site.clock.move(3599)
@@ -256,9 +274,10 @@ def test_renewal_goes_to_the_hub_itself_when_the_broker_would_turn_us_away(
 ) -> None:
     asked: list[str] = []
 
-    def post(url: str, request: bytes) -> bytes:
+    def post(url: str, request: bytes, _: object) -> bytes:
         asked.append(url)
-        return str(asyncio.run(site.office.enrolment.answer(request))["chain"]).encode()
+        answer = asyncio.run(site.office.enrolment.answer(request))
+        return str(answer["chain"]).encode()
 
     monkeypatch.setattr(enrolment, "asked_over_http", post)
     site.enrol()
@@ -282,11 +301,12 @@ def test_a_node_that_cannot_know_the_time_asks_and_keeps_what_is_fresh(
     first, right = site.machine.chain().pem, site.clock.time
     site.certificates.remember_hub("http://hub:8090")
 
-    def post(_: str, request: bytes) -> bytes:
+    def post(_: str, request: bytes, __: object) -> bytes:
         """Answer as a hub whose clock is right."""
         lost, site.clock.time = site.clock.time, right
         try:
-            return asyncio.run(site.office.enrolment.answer(request))["chain"].encode()
+            answer = asyncio.run(site.office.enrolment.answer(request))
+            return str(answer["chain"]).encode()
         finally:
             site.clock.time = lost
 

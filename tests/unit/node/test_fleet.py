@@ -392,9 +392,27 @@ def test_an_acknowledgement_frees_what_it_names(box: Box) -> None:
     asyncio.run(box.inbox.ack(ack(box, told(box))))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"hash": "other"}, {"epoch": "other"}, {"upto": 9}, {"upto": 0, "hash": ""}]
-)
+@pytest.mark.parametrize("changes", [{"hash": "other"}, {"upto": 9}, {"upto": 0}])
+def test_an_acknowledgement_of_what_was_never_sent_is_equivocation(
+    box: Box, changes: dict[str, Any]
+) -> None:
+    outbox = Outbox(box)
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(box.inbox.ack(ack(box, told(box, **changes))))
+    assert caught.value.exit_code == 31
+    assert outbox.left() == [1, 2]
+    assert box.audit()[-1][0] == "ack-refused"
+
+
+def test_one_strange_stream_does_not_keep_the_others_from_being_freed(box: Box) -> None:
+    outbox = Outbox(box)
+    audit = {"epoch": box.me.db_epoch, "upto": 5, "hash": "other"}
+    with pytest.raises(RefusedError):
+        asyncio.run(box.inbox.ack(ack(box, {**told(box), "audit": audit})))
+    assert outbox.left() == [2]
+
+
+@pytest.mark.parametrize("changes", [{"epoch": "other"}, {"upto": 0, "hash": ""}])
 def test_an_acknowledgement_of_something_else_frees_nothing(
     box: Box, changes: dict[str, Any]
 ) -> None:
@@ -429,3 +447,53 @@ def test_acknowledgements_that_are_refused_are_audited_sparingly(box: Box) -> No
     found = box.ledger.read(lambda db: list(streams.waiting(db, Stream.AUDIT, 99)))
     assert [r.record["kind"] for r in found] == ["ack-refused"]
     assert box.inbox.refused == "", "it says nothing of the hub's word"
+
+
+def test_a_director_named_anew_counts_from_the_start_whatever_a_thief_used_up(box: Box) -> None:
+    box.say(box.word(1, documents=[wire_deployment("healed")]))
+    box.say(box.word(2**53 - 1))
+    box.name_director(epoch=3)
+    box.refused(box.word(2**53 - 1, documents=[]), 29)
+    box.say(box.word(6, directorEpoch=3, documents=[wire_deployment("healed")]))
+    assert (box.generation(), box.in_force()) == (6, ["healed"])
+    box.refused(box.word(5, directorEpoch=3), 30)
+
+
+def test_an_older_word_that_was_checked_before_a_newer_one_was_committed_changes_nothing(
+    box: Box,
+) -> None:
+    async def both() -> None:
+        # The stick's word is looked at while the link's is on its way to the disk.
+        await asyncio.gather(box.inbox.desired(box.word(8)), box.inbox.desired(box.word(7)))
+
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(both())
+    assert caught.value.code == "replay"
+    assert box.generation() == 8
+
+
+def test_an_older_set_of_documents_comes_back_only_by_a_signed_rollback(box: Box) -> None:
+    a, b = [wire_deployment("a")], [wire_deployment("b")]
+    box.say(box.word(1, documents=a))
+    box.say(box.word(2, documents=b))
+    error = box.refused(box.word(3, documents=a), 22)
+    assert "brings back what generation 1 said" in error.what
+    assert box.in_force() == ["b"]
+    box.say(box.word(4, documents=a, rollback={"to": 1, "why": "b was too slow"}))
+    assert (box.generation(), box.in_force()) == (4, ["a"])
+    kind, body = box.audit()[-1]
+    assert (kind, body["rollback"]) == ("fleet-accepted", {"to": 1, "why": "b was too slow"})
+
+
+def test_a_rollback_must_say_what_that_generation_said(box: Box) -> None:
+    box.say(box.word(1, documents=[wire_deployment("a")]))
+    box.say(box.word(2, documents=[wire_deployment("b")]))
+    word = box.word(3, documents=[wire_deployment("c")], rollback={"to": 1, "why": "back"})
+    box.refused(word, 27)
+    assert box.in_force() == ["b"]
+
+
+def test_the_same_documents_sealed_anew_are_no_rollback(box: Box) -> None:
+    box.say(box.word(1))
+    box.say(box.word(2, documents=[wire_deployment()]))
+    assert box.generation() == 2

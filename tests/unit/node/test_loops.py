@@ -10,8 +10,8 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.loop import Again, Wake
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
-from appliance.node import spool
-from appliance.node.loops import MachineWatch, Passes, UsageLoop
+from appliance.node import loops, spool
+from appliance.node.loops import DiskLoop, MachineWatch, Passes, UsageLoop
 from tests.helpers.models import machine
 
 
@@ -67,6 +67,19 @@ def test_on_a_full_disk_usage_is_what_the_reserve_is_for(
     assert asyncio.run(loop.look()) == Again(0.5)
     assert [*held, reserve.is_held] == [False, True], "given up, and held again"
     ledger.close()
+
+
+def test_a_full_disk_gives_the_reserve_up_whoever_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = Reserve(tmp_path / "reserve", size=4096)
+    reserve.hold()
+    loop, held = DiskLoop(tmp_path, reserve), []
+    for free in (2 << 20, 1000, 1000):  # the last look finds room: it asks the real disk
+        monkeypatch.setattr(loops, "free_bytes", lambda _, free=free: free)
+        asyncio.run(loop.look())
+        held.append(reserve.is_held)
+    assert held == [True, False, True]
 
 
 def test_asking_for_the_machine_takes_nothing_and_looking_again_reads_it() -> None:

@@ -21,7 +21,7 @@ from appliance.trust.store import TrustStore
 from tests.fakes.broker import FakeBroker
 from tests.helpers.enrolling import Office
 from tests.helpers.hubs import TalkingNode
-from tests.helpers.models import machine
+from tests.helpers.models import deployment, machine
 from tests.helpers.nodes import ControlledNode
 from tests.helpers.signing import InForce
 from tests.helpers.waiting import until
@@ -118,6 +118,21 @@ def test_a_connection_begins_with_the_request_that_is_due(pair: Pair) -> None:
     asyncio.run(story())
 
 
+def test_a_hub_that_was_killed_says_again_what_it_issued_lately(pair: Pair) -> None:
+    async def story() -> None:
+        await pair.enrol()
+        pair.office.clock.move(76 * DAY)
+        await pair.office.enrolment.answer(pair.certificates.request())
+        topic = pair.signs.topics.certificate
+        (said,) = pair.office.enrolment.messages(pair.hub.row())
+        assert (said.topic, said.retained) == (topic, False)
+        assert pair.certificates.take(said.payload).news
+        pair.office.clock.move(31 * DAY)
+        assert list(pair.office.enrolment.messages(pair.hub.row())) == []
+
+    asyncio.run(story())
+
+
 def test_a_link_that_lasts_asks_when_the_time_comes(pair: Pair) -> None:
     async def story() -> None:
         first = await pair.enrol()
@@ -131,6 +146,11 @@ def test_a_link_that_lasts_asks_when_the_time_comes(pair: Pair) -> None:
     asyncio.run(story())
 
 
+def refused(pair: Pair) -> list[str]:
+    """Return the codes of what the node refused, as the hub heard of it."""
+    return [r["code"] for r in pair.hub.records(stream="audit") if "code" in r]
+
+
 def test_what_a_broker_invents_as_a_certificate_changes_nothing(pair: Pair) -> None:
     async def story() -> None:
         first = await pair.enrol()
@@ -141,9 +161,8 @@ def test_what_a_broker_invents_as_a_certificate_changes_nothing(pair: Pair) -> N
         async with pair.running():
             for invented in (b"junk", other.pem):
                 pair.broker.publish(ANSWER, invented)
-            found = lambda: [r["code"] for r in pair.hub.records(stream="audit") if "code" in r]  # noqa: E731
-            await until(lambda: len(found()) == 2, "both refusals at the hub")
-            assert found() == ["malformed", "scope"]
+            await until(lambda: len(refused(pair)) == 2, "both refusals at the hub")
+            assert refused(pair) == ["malformed", "scope"]
             assert pair.chain().pem == first.pem
 
     asyncio.run(story())
@@ -159,6 +178,39 @@ def test_a_request_on_another_node_s_topic_is_refused(pair: Pair) -> None:
             pair.broker.publish(box_2.topics.request, request)
             await until(lambda: pair.hub.refusals("box-2") == ["scope"], "the refusal")
             assert pair.broker.on(box_2.topics.certificate) == []
+
+    asyncio.run(story())
+
+
+def test_the_broker_forgets_what_it_kept_for_a_machine_that_is_gone(pair: Pair) -> None:
+    """Else the next machine of that name begins with a word that is addressed to the old one."""
+
+    async def story() -> None:
+        desired, ack = pair.signs.topics.desired, pair.signs.topics.ack
+        pair.office.enrolment.on_gone = pair.hub.service.forget
+        async with pair.running():
+            await until(lambda: pair.hub.row().reported, "the first report")
+            ask = lambda db: store.put_documents(db, "box-1", [deployment()])  # noqa: E731
+            pair.office.write(ask)
+            await pair.hub.service.say("box-1")
+            await until(lambda: pair.broker.retained.get(desired), "the word")
+            await pair.office.enrolment.replace("box-1", "ab" * 32)
+            assert not {desired, ack} & pair.broker.retained.keys()
+
+    asyncio.run(story())
+
+
+def test_to_a_revoked_node_nothing_is_said(pair: Pair) -> None:
+    async def story() -> None:
+        async with pair.running():
+            await until(lambda: pair.hub.row().reported, "the first report")
+            ask = lambda db: store.put_documents(db, "box-1", [deployment()])  # noqa: E731
+            pair.office.write(ask)
+        await pair.office.enrolment.revoke("box-1", "stolen")
+        async with pair.running():
+            await until(lambda: "revoked" in pair.hub.refusals(), "the refusal")
+            await asyncio.sleep(0.3)
+            assert pair.broker.on(pair.signs.topics.desired) == []
 
     asyncio.run(story())
 

@@ -61,7 +61,7 @@ def test_a_report_says_what_is_in_force_and_how_it_departs_from_the_fleet(
     node.ledger.record(partial(desired.delete_locally, name="b", by="me", at="now")).result()
     asyncio.run(node.controller.reconcile())
     body = signed(node).payload
-    assert body["applied"] == {"generation": 7}
+    assert body["applied"] == {"generation": 7, "hash": "hash", "directorEpoch": 1}
     assert [d["name"] for d in body["deployments"]] == ["a", "c"]
     assert body["removed"] == ["b"]
     assert body["drift"] == {
@@ -73,7 +73,7 @@ def test_a_report_says_what_is_in_force_and_how_it_departs_from_the_fleet(
 
 def test_a_report_says_how_much_of_each_stream_the_hub_has(node: ControlledNode) -> None:
     node.ledger.note(*[Fact(Stream.USAGE, "t", "", {})] * 3).result()
-    assert reporter(node).streams()["usage"] == {"written": 3, "acknowledged": 0}
+    assert reporter(node).streams()["usage"] == {"written": 3, "acknowledged": 0, "hash": ""}
     assert set(reporter(node).streams()) == {str(s) for s in streams.Stream}
 
 
@@ -95,3 +95,17 @@ def test_a_report_names_the_head_and_the_count_of_the_audit_log(node: Controlled
     node.ledger.note(*[Fact(Stream.AUDIT, "t", "", {})] * 3).result()
     head = node.ledger.read(chain.head)
     assert signed(node).payload["audit"] == {"seq": 3, "hash": head.hash}
+
+
+def test_the_head_is_that_of_the_moment_in_which_the_number_was_drawn(
+    node: ControlledNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two reports at one time, for link and stick, the later one never names an earlier head."""
+    body = Reporter.body
+
+    def delayed(self: Reporter) -> dict[str, object]:
+        node.ledger.note(Fact(Stream.AUDIT, "meanwhile", "", {})).result()
+        return body(self)
+
+    monkeypatch.setattr(Reporter, "body", delayed)
+    assert [signed(node).payload["audit"]["seq"] for _ in range(3)] == [0, 1, 2]

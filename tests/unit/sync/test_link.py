@@ -1,15 +1,18 @@
 """The node's end of the log: the same bytes until the hub acknowledges, and never too many."""
 
 import asyncio
+import datetime
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from appliance.errors import NoSpaceError, ScopeError, UsageError
-from appliance.ledger import streams
+from appliance.kit.clock import rfc3339
+from appliance.ledger import budgets, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, SealedBatch, Stream
 from appliance.settings import SyncSettings
@@ -255,6 +258,38 @@ def test_what_happens_now_does_not_wait_for_a_backlog_of_metrics(
             topics = [m.topic for m in node.broker.published if "/up/s/" in m.topic]
             assert sorted(topics) == [AUDIT, *[metrics] * 12]
             assert topics.index(AUDIT) <= 4, "it came after the turn that was under way"
+
+    asyncio.run(story())
+
+
+def test_what_lost_detail_while_nobody_was_there_goes_out_with_a_place_for_every_number(
+    node: Node,
+) -> None:
+    began = node.clock.utc()
+    moments = [rfc3339(began + datetime.timedelta(seconds=n)) for n in range(2000)]
+    node.ledger.note(
+        *(Fact(Stream.METRICS, "host", at, {"load": n % 7}) for n, at in enumerate(moments))
+    ).result()
+    node.ledger.record(partial(budgets.begin, limits={Stream.METRICS: 100_000})).result()
+    while node.ledger.record(partial(budgets.step, stream=Stream.METRICS)).result():
+        pass
+
+    async def story() -> None:
+        async with node.linked():
+            await node.clock.advance(0.1)
+        opened = [
+            open_batch(data, {KEY.public}, node.me, "metrics")
+            for data in node.broker.on("ea1/box-1/up/s/metrics")
+        ]
+        expected, kinds = 1, set()
+        for batch in opened:
+            for first, span, record in batch.numbered():
+                assert first == expected
+                expected += span
+                kinds.add(record["kind"])
+            assert batch.upto == expected - 1
+        assert expected == 2001
+        assert kinds == {"coarse", "host"}
 
     asyncio.run(story())
 

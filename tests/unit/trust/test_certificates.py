@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from appliance.errors import (
     ApplianceError,
@@ -20,7 +21,7 @@ from appliance.errors import (
     SignatureError,
     StateUnusableError,
 )
-from appliance.hub.authority import Authority
+from appliance.hub.authority import Authority, hub_tls
 from appliance.trust.certificates import (
     CertificateRequest,
     Chain,
@@ -113,9 +114,7 @@ def test_what_a_node_s_own_certificate_issued_counts_for_nothing(issuing: Issuin
         .serial_number(7)
         .not_valid_before(START - DAY)
         .not_valid_after(START + LIFE)
-        .add_extension(
-            x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(issuing.key.private, SHA256())
         .public_bytes(Encoding.PEM)
     )
@@ -231,6 +230,24 @@ def test_the_authority_is_made_once_and_its_key_is_the_hub_s_alone(issuing: Issu
         refusal(issuing, again.issue("box-1", issuing.key.private.public_key(), START, LIFE))
         is None
     )
+
+
+def test_after_a_theft_another_authority_takes_its_place(issuing: Issuing) -> None:
+    chain, now = issuing.chain(), START
+    hub_tls(issuing.folder, issuing.authority, now)
+    new = Authority.anew(issuing.folder, "acme", now)
+    assert new.hash != issuing.authority.hash
+    assert Authority.of(issuing.folder, "acme", now).hash == new.hash
+    assert not was_issued_by(chain, (new.pem,))
+    certificate, _ = hub_tls(issuing.folder, new, now)
+    assert was_issued_by(Chain.parse(certificate.read_bytes()), (new.pem,))
+
+
+def test_an_authority_with_another_s_key_issues_nothing(issuing: Issuing) -> None:
+    FileTlsKey.create(issuing.folder / "identity" / "ca-key.pem")
+    with pytest.raises(StateUnusableError):
+        Authority.of(issuing.folder, "acme", START)
+    assert Authority.anew(issuing.folder, "acme", START).pem
 
 
 def test_a_key_that_is_not_there_or_none_is_said(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from appliance.core.commands import Verb
 from appliance.errors import MalformedError, UsageError
 from appliance.trust import declarations
-from appliance.trust.declarations import HUB_PATH, REVOKED_PATH
+from appliance.trust.declarations import DIRECTOR_PATH, HUB_PATH, REVOKED_PATH
 from appliance.trust.repository import Repository
 from tests.helpers.signing import ISSUED, digest_of
 from tests.unit.trust.test_repository import verified
@@ -92,3 +93,29 @@ def test_what_was_signed_elsewhere_is_taken_if_it_is_newer(repository: Repositor
     with pytest.raises(UsageError, match="is of 'other'"):
         taken(4, "other")
     assert repository.revoke_digest(DIGEST, "x") == 4
+
+
+def hub_keys(**changes: object) -> dict[str, object]:
+    return {"org": "acme", "epoch": 1, "director": "aa" * 32, "sync": "bb" * 32, **changes}
+
+
+def verbs_named(repository: Repository) -> list[str]:
+    return list(json.loads(repository.publish([], ISSUED).documents[DIRECTOR_PATH])["verbs"])
+
+
+def test_a_director_may_use_all_verbs_or_those_that_are_named(repository: Repository) -> None:
+    repository.name_director(hub_keys())
+    assert verbs_named(repository) == sorted(Verb)
+    assert repository.name_director(hub_keys(verbs=["hold", "hold", "restart-engine"])) == 1
+    assert verbs_named(repository) == ["hold", "restart-engine"]
+    repository.name_director(hub_keys(verbs=[]))
+    assert verbs_named(repository) == []
+
+
+def test_a_verb_that_there_is_not_cannot_be_permitted(repository: Repository) -> None:
+    for verbs in (["reboot"], "hold", [1]):
+        with pytest.raises((UsageError, MalformedError)):
+            repository.name_director(hub_keys(verbs=verbs))
+    repository.name_director(hub_keys())
+    with pytest.raises(UsageError, match="of director epoch 1"):
+        repository.name_director(hub_keys(director="cc" * 32))

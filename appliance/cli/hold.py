@@ -1,0 +1,57 @@
+"""hold, pin: the site's word over the fleet's, with a reason and an end."""
+
+from typing import Annotated, Any
+
+import typer
+
+from appliance.cli.common import (
+    DEFAULT_STATE,
+    AsJson,
+    Deployment,
+    StateDir,
+    controller,
+    show,
+)
+
+Reason = Annotated[str, typer.Option("--reason", help="Why; the hub shows it as drift.")]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        help="When it ends by itself: 2026-12-24T18:00:00Z, or a duration such as 8h or 14d.",
+    ),
+]
+
+
+def register(app: typer.Typer, name: str, help_text: str) -> None:
+    """Add one of this module's commands."""
+    commands: dict[str, Any] = {"hold": hold, "pin": pin}
+    app.command(name, help=help_text)(commands[name])
+
+
+def hold(
+    name: Deployment,
+    reason: Reason,
+    until: Until = None,
+    state_dir: StateDir = DEFAULT_STATE,
+    as_json: AsJson = False,
+) -> None:
+    body = {"reason": reason, "until": until}
+    answer = controller(state_dir).call("POST", f"/v1/deployments/{name}/hold", body)
+    show(answer, f"{name}: {answer['result']}", as_json=as_json)
+
+
+def pin(
+    name: Deployment,
+    reason: Reason,
+    model: Annotated[
+        str | None,
+        typer.Option(help="NAME@VERSION or NAME@sha256:…; without it, what serves now."),
+    ] = None,
+    until: Until = None,
+    state_dir: StateDir = DEFAULT_STATE,
+    as_json: AsJson = False,
+) -> None:
+    body = {"reason": reason, "until": until, "model": model}
+    answer = controller(state_dir).call("POST", f"/v1/deployments/{name}/pin", body)
+    show(answer, f"{name}: {answer['result']}", as_json=as_json)

@@ -1,0 +1,200 @@
+"""The stick road at a node: what MQTT would carry, as files; importing is replaying.
+
+The same sealed bytes go up and the same handlers take what came down, so it does not matter which
+road was first, in which order sticks come, or how often.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from appliance.bundle.format import courier
+from appliance.bundle.format.courier import Letter
+from appliance.bundle.take.receipts import ReceiptBook
+from appliance.errors import ApplianceError, NotFoundError, ReplayError
+from appliance.kit.clock import Clock, rfc3339
+from appliance.ledger import sealed, streams
+from appliance.ledger.db import Ledger
+from appliance.ledger.streams import Stream
+from appliance.node.fleet import FleetInbox
+from appliance.node.identity import NodeIdentity
+from appliance.sync import batch
+from appliance.sync.link import Receive
+from appliance.sync.mqtt import Message
+from appliance.sync.topics import parse_upward
+from appliance.trust.envelope import Addressee
+from appliance.trust.store import TrustStore
+
+
+class Voice(Protocol):
+    """What a node says to its hub besides the log, and who takes what the hub says."""
+
+    async def down(self) -> Mapping[str, Receive]:
+        """Return who takes what comes down, by the kind of its topic."""
+
+    async def up(self) -> Sequence[Message]:
+        """Return what a new connection would be told: the report, outcomes, requests."""
+
+
+@dataclass(slots=True)
+class Exported:
+    """What lies on the stick now. ``streams``: how many records of each; ``letters``: what else.
+
+    ``why_not`` says why only receipts could be written.
+    """
+
+    node: str
+    upto: int
+    head: str
+    streams: dict[str, int] = field(default_factory=dict)
+    letters: list[str] = field(default_factory=list)
+    written: int = 0
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one file: ``taken``, ``old`` or ``refused``, and then the error."""
+
+    file: str
+    result: str
+    error: dict[str, Any] | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+
+class Alone:
+    """The voice of a node whose controller does not run: it listens, and has no more to say."""
+
+    def __init__(
+        self, identity: NodeIdentity, ledger: Ledger, trust: TrustStore, clock: Clock,
+        takers: Mapping[str, Callable[[bytes], object]],
+    ) -> None:  # fmt: skip
+        """``takers`` take what needs no director, by kind; each is called on a thread."""
+        self._identity = identity
+        self._ledger = ledger
+        self._trust = trust
+        self._clock = clock
+        self._takers = takers
+
+    async def down(self) -> Mapping[str, Receive]:
+        """Return who takes what comes, but for commands: they want a controller."""
+        down: dict[str, Receive] = {k: partial(_call, take) for k, take in self._takers.items()}
+        director = self._trust.director()
+        if director is None:
+            return down
+        me = Addressee(
+            director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
+        )
+        inbox = FleetInbox(me, self._trust, self._ledger, self._clock, lambda: None)
+        return {**down, "desired": inbox.desired, "ack": inbox.ack}
+
+    async def up(self) -> Sequence[Message]:
+        """Return nothing: what runs is known to a controller alone."""
+        return ()
+
+
+async def _call(take: Callable[[bytes], object], data: bytes) -> None:
+    await asyncio.to_thread(take, data)
+
+
+class Carrier:
+    """One node's end of the stick road."""
+
+    def __init__(
+        self, identity: NodeIdentity, ledger: Ledger, trust: TrustStore, receipts: ReceiptBook,
+        clock: Clock, voice: Voice,
+    ) -> None:  # fmt: skip
+        self.identity = identity
+        self._ledger = ledger
+        self._trust = trust
+        self._receipts = receipts
+        self._clock = clock
+        self._voice = voice
+
+    async def export(self, medium: Path) -> Exported:
+        """Write all that the hub has not acknowledged to a medium.
+
+        What is there and equal stays; batches that were acknowledged since make room. A stick that
+        is full keeps whole files of the oldest, so the next visit goes on from there.
+
+        Raises:
+            NotFoundError, NoSpaceError, StateUnusableError: as ``courier.write``.
+        """
+        receipts = await asyncio.to_thread(self._receipts.export, medium)
+        made = Exported(receipts.node, receipts.upto, receipts.head, written=receipts.written)
+        director = self._trust.director()
+        if director is None:
+            made.why_not = "no bundle has named the organisation's director yet: receipts alone"
+            return made
+        me = Addressee(
+            director.org, self.identity.node, self.identity.key.public, self._ledger.epoch
+        )
+        letters = {}
+        for message in await self._voice.up():
+            found = parse_upward(message.topic)
+            if found is not None and found.node == me.node and message.payload:
+                letters[courier.up_name(found.kind, found.name)] = message.payload
+        await asyncio.to_thread(self._write, medium, me, letters, made)
+        return made
+
+    def _write(
+        self, medium: Path, me: Addressee, letters: Mapping[str, bytes], made: Exported
+    ) -> None:
+        up = courier.up_folder(medium, me.node)
+        made.written += courier.write(medium, up, letters)
+        made.letters = sorted(letters)
+        for stream in Stream:
+            self._seal(stream, me)
+            folder, kept = courier.batches_folder(medium, me.node, stream), []
+            for pack in sealed.packs(self._ledger, stream, courier.PACK_BYTES):
+                kept.append(courier.pack_name(me.db_epoch, pack.first))
+                made.written += courier.write(medium, folder, {kept[-1]: pack.data})
+                made.streams[stream] = made.streams.get(stream, 0) + pack.records
+            courier.sweep(medium, folder, me.db_epoch, kept)
+
+    def _seal(self, stream: Stream, me: Addressee) -> None:
+        make = batch.maker(stream, me, self.identity.key, rfc3339(self._clock.utc()))
+        while self._ledger.record(
+            lambda db: streams.seal(db, stream, make, most=batch.MOST_RECORDS)
+        ).result():
+            pass
+
+    async def take(self, medium: Path) -> list[Taken]:
+        """Take in what a medium carries for this node; what is refused keeps nothing else out.
+
+        Raises:
+            NotFoundError: it carries nothing for this node, or there is no such medium.
+            CorruptError: a file on it cannot be read.
+        """
+        node = self.identity.node
+        letters = await asyncio.to_thread(lambda: list(courier.downward(medium, node)))
+        if not letters:
+            raise NotFoundError(
+                f"{medium} carries nothing for {node}",
+                hint=f"appliance sync export {medium}, then at the hub: "
+                f"appliance hub sync import {medium}",
+            )
+        down = await self._voice.down()
+        return [await _take(letter, down.get(letter.kind)) for letter in letters]
+
+
+async def _take(letter: Letter, receive: Receive | None) -> Taken:
+    file = letter.path.name
+    try:
+        if receive is None:
+            raise NotFoundError(
+                f"{file}: nobody here takes it yet",
+                hint="import a bundle that names the director; commands need a running controller",
+            )
+        await receive(letter.parts[0])
+    except ReplayError as error:
+        return Taken(file, "old", error.to_wire())
+    except ApplianceError as error:
+        return Taken(file, "refused", error.to_wire())
+    return Taken(file, "taken")

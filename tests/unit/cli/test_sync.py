@@ -1,0 +1,134 @@
+"""A site without a link, its hub without a broker: what people type, from stick to restore."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.core.ids import NodeId
+from appliance.node import identity
+from tests.helpers.organisation import Organisation
+
+pytestmark = pytest.mark.slow
+
+
+def appliance(*arguments: object, status: int = 0) -> str:
+    command = [sys.executable, "-m", "appliance", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+class Story:
+    """A hub that answers on loopback and has no broker, and the folder of a node."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.hub_state, self.state = folder, folder / "hub", folder / "node"
+        organisation = Organisation.create(folder / "organisation")
+        hub = ("--state-dir", self.hub_state)
+        appliance("hub", "init", "--org", "acme", "--director-epoch", 2, *hub)
+        keys: dict[str, Any] = json.loads(appliance("hub", "keys", "--json", *hub))
+        organisation.repository.name_director(keys)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        text = f'[hub]\nport = {port}\nbroker = "mqtt://127.0.0.1:1"\n'
+        (self.hub_state / "settings.toml").write_text(text)
+        identity.create(self.state, NodeId("box-1"), organisation.root)
+        bundle = organisation.bundle()
+        appliance("bundle", "import", bundle, "--state-dir", self.state)
+
+    @contextmanager
+    def running_hub(self) -> Iterator[None]:
+        command = [sys.executable, "-m", "appliance", "hub", "run"]
+        process = subprocess.Popen(
+            [*command, "--state-dir", str(self.hub_state)], stderr=subprocess.DEVNULL
+        )
+        try:
+            for _ in range(200):
+                done = subprocess.run(
+                    [*command[:-1], "nodes", "--state-dir", str(self.hub_state)],
+                    capture_output=True,
+                    check=False,
+                )
+                if done.returncode == 0:
+                    break
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+
+    def hub(self, *arguments: object, status: int = 0) -> str:
+        return appliance("hub", *arguments, "--state-dir", self.hub_state, status=status)
+
+    def node(self, *arguments: object, status: int = 0) -> str:
+        return appliance(*arguments, "--state-dir", self.state, status=status)
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    made = Story(tmp_path)
+    yield made
+    (made.state / "reserve").unlink(missing_ok=True)
+
+
+def test_a_year_of_sticks_a_backup_and_a_restore(story: Story, tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    with story.running_hub():
+        story.hub("admit", "--key", story.state / "identity" / "node.json")
+        said = story.node("sync", "export", stick)
+        assert f"next: at the hub, appliance hub sync import {stick}" in said
+        said = story.hub("sync", "import", stick)
+        assert re.search(r"audit: committed up to [1-9]", said)
+        assert "LACKING" not in said
+        assert "time.json: taken" in story.node("sync", "import", stick)
+        assert "time.json: nothing new" in story.node("sync", "import", stick)
+
+        said = story.node("audit", "verify", "--against", stick)
+        assert re.search(r"the audit log is whole: records 1 to [0-9]+ .*, [1-9] witnesses", said)
+        head = said.split("audit record ")[1].replace(", ", ":").strip()
+        story.node("audit", "verify", "--against", head)
+        story.node("audit", "verify", "--against", "99999:00000000", status=23)
+        number = head.split(":")[0]
+        story.node("audit", "verify", "--against", f"{number}:00000000", status=26)
+        assert "import" in story.node("audit", "tail")
+
+        saved = tmp_path / "saved"
+        assert "private keys" in story.node("backup", saved)
+        story.node("backup", saved, status=6)
+        story.node("restore", saved, status=6)
+        said = story.node("restore", saved, "--replace")
+        assert "with a new ledger" in said
+        assert '"epoch"' in story.node("audit", "tail")
+        story.node("audit", "verify", "--against", stick, status=9)  # of the ledger before
+        assert story.node("sync", "export", stick)
+        assert "box-1" in story.hub("sync", "import", stick)
+        assert "REFUSED" not in story.node("sync", "import", stick)
+
+        assert "private keys" in story.hub("backup", tmp_path / "saved-hub")
+        story.hub("restore", tmp_path / "saved-hub", status=8)  # it runs
+    said = story.hub("restore", tmp_path / "saved-hub", "--replace")
+    assert "1 nodes are asked nothing" in said
+    with story.running_hub():
+        assert "box-1" in story.hub("nodes")
+
+
+def test_what_is_no_stick_or_no_backup_is_said(story: Story, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "appliance sync export" in story.node("sync", "import", empty, status=9)
+    story.node("sync", "export", tmp_path / "nowhere", status=9)
+    story.node("restore", empty, status=9)
+    story.hub("restore", empty, status=9)
+    story.hub("backup", tmp_path / "saved-hub")
+    said = story.node("restore", tmp_path / "saved-hub", "--replace", status=27)
+    assert "appliance hub restore" in said
