@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -13,6 +14,9 @@ from appliance.errors import ExpiredError, NotFoundError, ReplayError
 from appliance.trust import floor
 from tests.helpers.signing import new_key
 from tests.helpers.sticks import DAY, Desk, Site
+
+pytestmark = pytest.mark.slow
+
 
 STICKS = st.sampled_from(["red", "green", "blue"])
 DAYS = st.integers(0, 2000)

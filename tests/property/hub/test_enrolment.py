@@ -5,6 +5,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,9 @@ from appliance.trust.certificates import CertificateRequest, Chain, FileTlsKey
 from appliance.trust.keys import SigningKey
 from tests.helpers.enrolling import Office
 from tests.helpers.signing import new_key
+
+pytestmark = pytest.mark.slow
+
 
 NAMES = ["box-1", "box-2"]
 KEYS = [new_key() for _ in range(3)]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from appliance.hub.ingest import ingest_all, parcel
 from appliance.hub.migrations import migrations
 from appliance.kit.commit import GroupCommit
 from appliance.sync.batch import Batch
+
+pytestmark = pytest.mark.slow
 
 
 def chain(sizes: list[int]) -> list[Batch]:

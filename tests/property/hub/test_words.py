@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,9 @@ from appliance.errors import DowngradeError
 from appliance.hub import store, words
 from tests.helpers.hubs import Hub, TalkingNode
 from tests.helpers.models import deployment
+
+pytestmark = pytest.mark.slow
+
 
 Step = tuple[str, int]
 STEPS: st.SearchStrategy[list[Step]] = st.lists(

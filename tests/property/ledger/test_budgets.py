@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -14,6 +15,9 @@ from appliance.core import wire
 from appliance.ledger import budgets, sizes, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Position, Record, SealedBatch, Stream
+
+pytestmark = pytest.mark.slow
+
 
 _MOST = 6000
 

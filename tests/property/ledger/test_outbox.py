@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -13,6 +14,9 @@ from appliance.errors import UsageError
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Position, Record, SealedBatch, Stream
+
+pytestmark = pytest.mark.slow
+
 
 _STREAM = Stream.USAGE
 

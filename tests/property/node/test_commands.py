@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,9 @@ from appliance.trust.documents import DIRECTOR_PATH
 from appliance.trust.envelope import Addressee, Slot, seal
 from tests.helpers.signing import InForce, new_key
 from tests.helpers.waiting import StillClock
+
+pytestmark = pytest.mark.slow
+
 
 DIRECTOR, SYNC, NODE = new_key(), new_key(), new_key()
 COUNTERS = 6

@@ -4,11 +4,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.ledger.streams import Stream
 from tests.helpers.carrying import Carried
+
+pytestmark = pytest.mark.slow
+
 
 STICKS = st.integers(0, 3)
 STEPS = st.lists(

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,9 @@ from appliance.sync.batch import MOST_RECORDS, maker, open_batch
 from appliance.trust import dsse
 from appliance.trust.envelope import Addressee
 from tests.helpers.signing import new_key
+
+pytestmark = pytest.mark.slow
+
 
 KEY = new_key()
 ME = Addressee("acme", "box-1", KEY.public, "epoch-1")

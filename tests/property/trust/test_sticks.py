@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,9 @@ from appliance.trust.metadata import RoleSet
 from appliance.trust.store import TrustStore
 from tests.helpers.clock import ScriptedClock
 from tests.helpers.signing import ISSUED, Draft, Edit, Signer
+
+pytestmark = pytest.mark.slow
+
 
 DAY = datetime.timedelta(days=1)
 ROTATIONS: list[tuple[str, ...]] = [

@@ -132,6 +132,7 @@ def test_without_space_nothing_is_begun(
     assert "there is no room for small 1.0.0: 1 MiB are needed" in str(error)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_the_middle(
     signer: Signer, clock: ScriptedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_rebuilding_takes_bounded_memory(tmp_path: Path) -> None:
     size = 512 << 20
     with (tmp_path / "base").open("wb") as file:

@@ -15,6 +15,9 @@ from tests.helpers.importing import imported, interrupted, keep_house, names, re
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer, digest_of, flip
 
+pytestmark = pytest.mark.slow
+
+
 MIB = 1 << 20
 _OLD = os.urandom(14 * MIB)
 _NEW = _OLD[: 4 * MIB] + os.urandom(2 * MIB) + _OLD[6 * MIB :]

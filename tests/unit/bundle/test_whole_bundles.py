@@ -27,6 +27,9 @@ from tests.helpers.images import write_image
 from tests.helpers.organisation import Node
 from tests.helpers.signing import ISSUED, digest_of
 
+pytestmark = pytest.mark.slow
+
+
 TEXT = """\
 apiVersion: edge-appliance.dev/v1alpha1
 kind: BundleDefinition

@@ -79,6 +79,7 @@ def test_a_hostile_header_is_refused(data: bytes, says: str) -> None:
         read(data)
 
 
+@pytest.mark.slow
 def test_more_tensors_than_any_model_has_are_refused() -> None:
     entry = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
     with pytest.raises(MalformedError, match="more than 65536 tensors"):

@@ -14,6 +14,9 @@ from appliance.errors import ApplianceError, NotFoundError
 from appliance.hardware import nvidia
 from tests.conftest import ROOT, need_tool
 
+pytestmark = pytest.mark.slow
+
+
 SOURCE = Path(__file__).parents[2] / "data" / "nvml" / "fake.c"
 LOOK = SOURCE.with_name("look.py")
 GIB = 1 << 30

@@ -87,6 +87,7 @@ replicas = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     which=replicas,
@@ -235,6 +236,7 @@ def test_our_images_drain_by_themselves_and_others_by_a_script() -> None:
     assert "-lt 12 " in script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("busy", "least_s", "most_s"), [(0, 1, 2.5), (1, 3, 4.5)])
 def test_the_script_waits_for_what_runs_and_no_longer(
     busy: int, least_s: float, most_s: float

@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from appliance.errors import BadDocumentError
 from appliance.kube.client import Json
 from appliance.kube.events import NORMAL, WARNING, Recorder, reference
@@ -72,6 +74,7 @@ def test_what_has_no_namespace_and_a_server_without_the_new_kind() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_an_outage_keeps_the_newest_and_sends_them_afterwards() -> None:
     async def story() -> None:
         api, now = FakeKubeApi(), Hand()
