@@ -19,7 +19,7 @@ from appliance.kube.client import KubeApi
 from appliance.kube.marks import MANAGER
 from appliance.wiring.commands import stop_engines
 from appliance.wiring.connected import Connected
-from appliance.wiring.node import Here
+from appliance.wiring.core import Here
 
 _ARENA_MAX = -8
 """``M_ARENA_MAX`` of glibc's ``mallopt``."""

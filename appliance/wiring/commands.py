@@ -14,7 +14,7 @@ from appliance.runtime.driver import Driver
 from appliance.wiring.logs import LogLines, engine_logs
 
 if TYPE_CHECKING:
-    from appliance.wiring.node import Here, Running
+    from appliance.wiring.core import Here, Running
 
 
 async def stop_engines(driver: Driver, name: str) -> list[str]:

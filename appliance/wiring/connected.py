@@ -46,7 +46,7 @@ from appliance.node.shown import StatusWriter, Telling
 from appliance.node.verified import VerifiedList
 from appliance.planner.place import Place
 from appliance.planner.pressure import Outlook
-from appliance.wiring.node import Here
+from appliance.wiring.core import Here
 
 log = logging.getLogger(__name__)
 

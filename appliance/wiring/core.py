@@ -1,7 +1,7 @@
 """What a node has, whether it runs or only imports: its state folder, opened by one process."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,26 +20,32 @@ from appliance.hardware import nvidia
 from appliance.hardware.probe import machine
 from appliance.kit.clock import SystemClock
 from appliance.kit.files import locked
+from appliance.kit.loop import Again, Wake
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
 from appliance.node import identity as node_identity
 from appliance.node import site
 from appliance.node.api.services import LocalServices
+from appliance.node.board import Board
 from appliance.node.carry import Carrier, Voice
+from appliance.node.demand import Activity
 from appliance.node.enrolment import Certificates
 from appliance.node.fetching import Fetching
 from appliance.node.gpus import Gpus
 from appliance.node.identity import NodeIdentity
+from appliance.node.loops import MachineWatch
+from appliance.node.preflight import DiskPreflight
 from appliance.node.retention import Retaining
 from appliance.node.software import Software
 from appliance.planner.decide import cannot_serve
 from appliance.runtime import owners
-from appliance.settings import CacheSettings, NetworkSettings
+from appliance.settings import CacheSettings, NetworkSettings, Settings
 from appliance.software.shelf import Shelf
 from appliance.trust import local
 from appliance.trust.listed import Listed
 from appliance.trust.remembered import rederive
 from appliance.trust.store import TrustStore
+from appliance.wiring.logs import LogLines
 from appliance.wiring.software import StoredControllers
 
 log = logging.getLogger(__name__)
@@ -140,6 +146,32 @@ def _housekeeping(ledger: Ledger, care: CacheCare) -> Housekeeping:
         quarantine=lambda digest: care.health.condemn(digest, "a delta from it came out wrong"),
         recheck=care.health.recheck,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What makes a node's passes: where engines are processes, or where they are pods."""
+
+    reconcile: Callable[[], Awaitable[Again | None]]
+    loops: tuple[Coroutine[Any, Any, None], ...] = ()
+    status: Callable[[], dict[str, Any]] = dict
+    changed: Callable[[], None] = lambda: None
+    log_lines: LogLines | None = None
+    restart: Callable[[str], Awaitable[list[str]]] | None = None
+    """Stops a deployment's engines, for the next pass to start them again; None: cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A node that runs, before it is said where its engines do."""
+
+    core: NodeCore
+    settings: Settings
+    board: Board
+    watch: MachineWatch
+    activity: Activity
+    preflight: DiskPreflight
+    wake: Wake
 
 
 def services_of(

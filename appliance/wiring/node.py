@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from appliance.hardware.probe import machine
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
 from appliance.kit.files import make_folder
-from appliance.kit.loop import Again, Wake, drive
+from appliance.kit.loop import Wake, drive
 from appliance.ledger import budgets, mirror
 from appliance.node.api.app import local_api
 from appliance.node.board import Board
@@ -41,10 +41,10 @@ from appliance.settings import EngineSettings, Settings
 from appliance.sync.mqtt import BrokerAddress
 from appliance.wiring import places
 from appliance.wiring.commands import hands, stop_engines
-from appliance.wiring.core import NodeCore, open_node, services_of
+from appliance.wiring.core import Here, NodeCore, Running, open_node, services_of
 from appliance.wiring.daemon import Ending, run_until
 from appliance.wiring.keeping import keeping
-from appliance.wiring.logs import LogLines, engine_logs, of_processes
+from appliance.wiring.logs import engine_logs, of_processes
 
 log = logging.getLogger(__name__)
 
@@ -67,32 +67,6 @@ async def run_node(state: Path, settings: Settings) -> None:
         await _run_loops(core, settings, ending)
         if ending.engines_too:
             end_all(state)
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """What makes a node's passes: where engines are processes, or where they are pods."""
-
-    reconcile: Callable[[], Awaitable[Again | None]]
-    loops: tuple[Coroutine[Any, Any, None], ...] = ()
-    status: Callable[[], dict[str, Any]] = dict
-    changed: Callable[[], None] = lambda: None
-    log_lines: LogLines | None = None
-    restart: Callable[[str], Awaitable[list[str]]] | None = None
-    """Stops a deployment's engines, for the next pass to start them again; None: cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """A node that runs, before it is said where its engines do."""
-
-    core: NodeCore
-    settings: Settings
-    board: Board
-    watch: MachineWatch
-    activity: Activity
-    preflight: DiskPreflight
-    wake: Wake
 
 
 @asynccontextmanager
