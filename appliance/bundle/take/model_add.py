@@ -110,9 +110,8 @@ class LocalModels:
         new = [digest for digest in brought.digests if not blobs.has(digest)]
         blobs.admit(new)
         blobs.discard(brought.digests)  # what was in the store already
-        for data in (brought.config, brought.manifest):
-            if data is not None:
-                blobs.add(data)
+        made = [data for data in (brought.config, brought.manifest) if data is not None]
+        new += [blobs.add(data) for data in made]
         self._approve(brought, new, by)
         return brought.variant
 
@@ -143,7 +142,8 @@ class LocalModels:
         variant = brought.variant
         target = SignedTarget(variant.path, variant.manifest, len(brought.manifest), MANIFEST_TYPE)
         local.approve(self._parts.state, target, self._now())
-        at, sizes = self._at(), {f.digest: f.size for f in variant.files if f.digest in new}
+        path = self._parts.store.blobs.path  # what has no row, a restart has hashed before its use
+        at, sizes = self._at(), {digest: path(digest).stat().st_size for digest in new}
         body = {
             "by": by,
             "path": variant.path,

@@ -12,7 +12,7 @@ from appliance.bundle.format import modelpack
 from appliance.bundle.format.content import Facts
 from appliance.bundle.take.bring import Wish, guessed_variant
 from appliance.bundle.take.model_add import LocalModels
-from appliance.cache import catalog
+from appliance.cache import catalog, index
 from appliance.core.definitions import BundleModel
 from appliance.core.ids import Digest, hex_of
 from appliance.core.model import FileKind, ModelFile, Variant
@@ -86,6 +86,17 @@ def write_layout(folder: Path, weights: bytes, **changes: Any) -> Path:
     (folder / "index.json").write_text(json.dumps(index))
     (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     return folder
+
+
+@pytest.mark.parametrize("layout", [False, True])
+def test_all_its_blobs_are_known_so_that_a_restart_doubts_none(
+    box: Node, models: LocalModels, gguf: Path, tmp_path: Path, *, layout: bool
+) -> None:
+    source = write_layout(tmp_path / "layout", gguf.read_bytes()) if layout else gguf
+    models.add(source, Wish("mine"), "a test")
+    known = box.ledger.read(index.rows)
+    assert {d: r.size for d, r in known.items()} == box.store.sizes()
+    assert {r.state for r in known.values()} == {index.BlobState.OK}
 
 
 def test_a_file_becomes_a_model_that_may_start(box: Node, models: LocalModels, gguf: Path) -> None:
