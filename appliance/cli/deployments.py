@@ -47,6 +47,7 @@ def apply(
     body = {"documents": documents, "reason": reason, "until": until}
     answer = controller(state_dir).call("POST", "/v1/apply", body)
     lines = [f"{what} {change}" for what, change in answer["applied"].items()]
+    lines += [f"{what} waits: {why}" for what, why in answer.get("waits", {}).items()]
     show(answer, "\n".join(lines), as_json=as_json)
 
 

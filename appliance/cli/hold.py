@@ -41,17 +41,21 @@ def hold(
     show(answer, f"{name}: {answer['result']}", as_json=as_json)
 
 
-def pin(
+def pin(  # noqa: PLR0913, PLR0917 - an argument an option
     name: Deployment,
     reason: Reason,
     model: Annotated[
         str | None,
         typer.Option(help="NAME@VERSION or NAME@sha256:…; without it, what serves now."),
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also to a model that is not here: nothing serves.")
+    ] = False,
     until: Until = None,
     state_dir: StateDir = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
-    body = {"reason": reason, "until": until, "model": model}
+    body: dict[str, Any] = {"reason": reason, "until": until, "model": model}
+    body |= {"anyway": True} if anyway else {}
     answer = controller(state_dir).call("POST", f"/v1/deployments/{name}/pin", body)
     show(answer, f"{name}: {answer['result']}", as_json=as_json)

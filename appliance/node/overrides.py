@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from appliance.cache import pins
+from appliance.cache import catalog, pins
 from appliance.core import reading
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.quantity import DURATION_ALLOWED, parse_duration
@@ -22,6 +22,7 @@ from appliance.ledger.db import Ledger
 from appliance.ledger.overrides import Mode, Override
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
+from appliance.planner import select
 from appliance.trust import floor
 from appliance.trust.floor import Now
 
@@ -60,17 +61,29 @@ def hold(db: sqlite3.Connection, name: str, why: Why) -> str:
     return f"held as it is{_end(why)}"
 
 
-def pin(db: sqlite3.Connection, name: str, model: str | None, why: Why) -> str:
-    """Keep a deployment's model, and let the rest follow the fleet; return that in words.
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """Which model a deployment keeps, as in ``spec.model``, and that in words."""
+
+    model: str
+    told: str
+
+
+def pin(
+    db: sqlite3.Connection, name: str, model: str | None, why: Why, *, anyway: bool = False
+) -> Pinned:
+    """Keep a deployment's model, and let the rest follow the fleet.
 
     Args:
         db: The ledger.
         name: The deployment's.
         model: As in ``spec.model``; None takes the manifest that serves now.
         why: Who, and the reason.
+        anyway: Whether to pin it also to a model that is not here, so that nothing serves.
 
     Raises:
-        NotFoundError: nothing of it serves yet, so there is no model to keep.
+        NotFoundError: nothing of it serves yet, so there is no model to keep; or nothing here is
+            the model.
         UsageError: the fleet does not ask for it, or ``model`` is not the name of one.
     """
     theirs = _theirs(db, name, "pinned")
@@ -81,9 +94,24 @@ def pin(db: sqlite3.Connection, name: str, model: str | None, why: Why) -> str:
         document = reading.from_wire(data, "the pin")
     except BadDocumentError as error:
         raise UsageError(error.what) from error
+    waits = None if model is None else waiting(db, document)
+    if waits is not None and not anyway:
+        raise NotFoundError(
+            f"{waits}; pinned to it, {name} would stop serving",
+            hint="appliance model list shows what is here; --anyway pins it before it comes",
+        )
     desired.apply_locally(db, document, why.by, why.at)
     overrides.keep(db, why.override(_KIND, name, Mode.PIN))
-    return f"pinned to {wanted}{_end(why)}"
+    told = f"pinned to {wanted}{_end(why)}"
+    return Pinned(wanted, told if waits is None else f"{told}; it waits: {waits}")
+
+
+def waiting(db: sqlite3.Connection, document: Document) -> str | None:
+    """Return in words that nothing here is the model that a document asks for; None if it is."""
+    if not isinstance(document, ModelDeployment):
+        return None
+    found = select.select(document, catalog.variants(db))
+    return None if found.candidates else found.why
 
 
 def override(db: sqlite3.Connection, document: Document, why: Why) -> str:

@@ -1,6 +1,7 @@
 """Deployments: what is served, and the local word about it."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from appliance.core import reading
 from appliance.core.documents import Document
 from appliance.errors import UsageError
 from appliance.kit.commit import Effect
-from appliance.ledger import meta
+from appliance.ledger import meta, streams
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired, overrides
 from appliance.node.api.answers import object_of, route, short_text, who
@@ -62,7 +63,7 @@ class _Deployments:
                 raise UsageError(f"a {document.kind} is not applied to a node", hint=hint)
         by, at = who(request), self._services.now()
         why = self._why(request, body) if body.get("reason") or body.get("until") else None
-        changes = {}
+        changes, waits = {}, {}
         for document in documents:
             body = {"by": by, "kind": document.kind, "name": document.name,
                     "document": document.to_wire(), **_reason(why)}  # fmt: skip
@@ -71,8 +72,11 @@ class _Deployments:
                 Fact(Stream.AUDIT, "apply", at, body),
             )
             changes[f"{document.kind}/{document.name}"] = await asyncio.wrap_future(done)
+            absent = partial(overrides.waiting, document=document)
+            if why is not None and (told := self._services.ledger.read(absent)):
+                waits[f"{document.kind}/{document.name}"] = told
         await self._services.changed()
-        return JSONResponse({"applied": changes})
+        return JSONResponse({"applied": changes, **({"waits": waits} if waits else {})})
 
     async def delete(self, request: Request) -> Response:
         return await self._local_word(request, "delete", desired.delete_locally)
@@ -95,9 +99,15 @@ class _Deployments:
         why, model = self._why(request, body), body.get("model")
         if model is not None and not isinstance(model, str):
             raise UsageError("model is not the name of a model")
-        return await self._local_word(
-            request, "pin", lambda db, name, _by, _at: overrides.pin(db, name, model, why), why
-        )
+        anyway, said = body.get("anyway") is True, {"by": why.by, **_reason(why)}
+
+        def effect(db: sqlite3.Connection, name: str, _by: str, at: str) -> str:
+            pinned = overrides.pin(db, name, model, why, anyway=anyway)
+            record = {"name": name, "model": pinned.model, **said}
+            streams.append(db, Fact(Stream.AUDIT, "pin", at, record))
+            return pinned.told
+
+        return await self._local_word(request, None, effect)
 
     def _why(self, request: Request, body: dict[str, Any]) -> Why:
         """Return who asks for a local word, why, and until when.
@@ -114,12 +124,14 @@ class _Deployments:
         return Why(who(request), self._services.now(), short_text(body, "reason"), until)
 
     async def _local_word(
-        self, request: Request, verb: str, effect: Callable[[Any, str, str, str], str],
+        self, request: Request, verb: str | None, effect: Callable[[Any, str, str, str], str],
         why: Why | None = None,
     ) -> Response:  # fmt: skip
+        """Act on a deployment; without a ``verb`` the effect writes its own audit record."""
         name, by, at = request.path_params["name"], who(request), self._services.now()
-        fact = Fact(Stream.AUDIT, verb, at, {"by": by, "name": name, **_reason(why)})
-        done = self._services.ledger.record(lambda db: effect(db, name, by, at), fact)
+        body = {"by": by, "name": name, **_reason(why)}
+        facts = [] if verb is None else [Fact(Stream.AUDIT, verb, at, body)]
+        done = self._services.ledger.record(lambda db: effect(db, name, by, at), *facts)
         result = await asyncio.wrap_future(done)
         await self._services.changed()
         return JSONResponse({"name": name, "result": result})

@@ -1,5 +1,6 @@
 """hub command, commands and rollback; hold and pin: what is asked of the other end."""
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from appliance.cli import commands, hold
+from appliance.cli import commands, deployments, hold
 from appliance.errors import UsageError
+from tests.helpers.models import wire_deployment
 
 
 class Asked:
@@ -79,8 +81,10 @@ def test_a_rollback_names_its_generation_and_why() -> None:
         (["hold"], {"reason": "audit", "until": None}),
         (["hold", "--until", "8h"], {"reason": "audit", "until": "8h"}),
         (["pin", "--model", "a@1"], {"reason": "audit", "until": None, "model": "a@1"}),
+        (["pin", "--model", "a@1", "--anyway"],
+         {"reason": "audit", "until": None, "model": "a@1", "anyway": True}),
     ],
-)
+)  # fmt: skip
 def test_a_local_word_is_asked_for_with_its_reason(
     words: list[str], body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -91,3 +95,17 @@ def test_a_local_word_is_asked_for_with_its_reason(
     done = CliRunner().invoke(app, given, catch_exceptions=False)
     assert asked.calls == [("POST", f"/v1/deployments/notes/{words[0]}", body)]
     assert done.output == "notes: held\n"
+
+
+def test_an_override_that_waits_for_its_model_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, app = "ModelDeployment/notes", typer.Typer()
+    asked = Asked({"applied": {name: "changed"}, "waits": {name: "typo is not in the catalogue"}})
+    monkeypatch.setattr(deployments, "controller", lambda _: asked)
+    deployments.register(app, "apply", "help")
+    file = tmp_path / "notes.json"
+    file.write_text(json.dumps(wire_deployment("notes", "typo")))
+    given = ["-f", str(file), "--reason", "x", "--state-dir", str(tmp_path)]
+    done = CliRunner().invoke(app, given, catch_exceptions=False)
+    assert done.output == f"{name} changed\n{name} waits: typo is not in the catalogue\n"

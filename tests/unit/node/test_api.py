@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from appliance.bundle.media.queue import Entry
+from appliance.cache import catalog
 from appliance.core.ids import Digest
 from appliance.core.reading import parse_yaml
 from appliance.core.state import Origin
@@ -46,7 +47,7 @@ from tests.fakes.gpus import FakeGpus
 from tests.helpers.carrying import carrier_of
 from tests.helpers.enrolling import certificates_of
 from tests.helpers.gguf import write_small_llama
-from tests.helpers.models import deployment, wire_deployment, wire_site
+from tests.helpers.models import deployment, variant, wire_deployment, wire_site
 from tests.helpers.organisation import Node
 from tests.helpers.stores import care_of
 from tests.helpers.waiting import StillClock
@@ -172,6 +173,7 @@ def test_deleting_and_releasing_say_in_words_what_they_did(box: Box) -> None:
 def test_a_hold_a_pin_and_an_override_say_why_and_until_when(box: Box) -> None:
     word = FleetWord(1, 1, "hash", (deployment("a", replicas=2),))
     box.node.ledger.record(lambda db: desired.set_fleet(db, word)).result()
+    box.node.ledger.record(lambda db: catalog.add(db, variant("small"), "now")).result()
 
     def story(client: HttpClient) -> None:
         body = {"reason": "audit week", "until": "2h"}
@@ -181,16 +183,35 @@ def test_a_hold_a_pin_and_an_override_say_why_and_until_when(box: Box) -> None:
             "POST", "/v1/deployments/a/pin", {"reason": "known good", "model": "small@1.0.0"}
         )
         assert pinned["result"] == "pinned to small@1.0.0; release gives it back"
-        client.call(
-            "POST", "/v1/apply",
-            {"documents": [wire_deployment("a", replicas=1)], "reason": "too hot", "until": "1d"},
-        )  # fmt: skip
+        documents = [wire_deployment("a", replicas=1), wire_deployment("b", "typo")]
+        said = {"documents": documents, "reason": "too hot", "until": "1d"}
+        answer = client.call("POST", "/v1/apply", said)
+        absent = "typo is not in the catalogue, which holds small"
+        assert answer["waits"] == {"ModelDeployment/b": absent}
 
     box.run(story)
-    (row,) = box.node.ledger.read(overrides.rows).values()
+    row, _ = box.node.ledger.read(overrides.rows).values()
     assert (row.mode, row.reason, row.by) == ("override", "too hot", ME)
-    told = [(kind, body["reason"]) for kind, body in box.audit() if "reason" in body]
+    told = [(kind, body["reason"]) for kind, body in box.audit()[:3]]
     assert told == [("hold", "audit week"), ("pin", "known good"), ("apply", "too hot")]
+    assert box.audit()[1][1] == {
+        "by": ME, "name": "a", "model": "small@1.0.0", "reason": "known good", "until": None,
+    }  # fmt: skip
+
+
+def test_a_pin_to_a_typo_is_refused_unless_somebody_says_anyway(box: Box) -> None:
+    word = FleetWord(1, 1, "hash", (deployment("a"),))
+    box.node.ledger.record(lambda db: desired.set_fleet(db, word)).result()
+
+    def story(client: HttpClient) -> None:
+        body = {"reason": "known good", "model": "typo"}
+        with pytest.raises(NotFoundError, match="a would stop serving"):
+            client.call("POST", "/v1/deployments/a/pin", body)
+        assert box.audit() == []
+        client.call("POST", "/v1/deployments/a/pin", {**body, "anyway": True})
+
+    box.run(story)
+    assert [(kind, body["model"]) for kind, body in box.audit()] == [("pin", "typo")]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.cache import pins
+from appliance.cache import catalog, pins
 from appliance.cache.pins import Choice
 from appliance.core.documents import Document, ModelDeployment
 from appliance.core.state import Origin
@@ -23,7 +23,7 @@ from appliance.node import desired, overrides
 from appliance.node.desired import FleetWord
 from appliance.node.overrides import OverrideLoop, Why
 from appliance.trust.floor import Now
-from tests.helpers.models import deployment, digest_of, wire_site
+from tests.helpers.models import deployment, digest_of, variant, wire_site
 from tests.helpers.waiting import StillClock
 
 NOON = datetime.datetime(2026, 12, 1, 12, tzinfo=datetime.UTC)
@@ -62,6 +62,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     ledger = Ledger(tmp_path / "node.db")
+    ledger.record(lambda db: catalog.add(db, variant("small"), "now")).result()
     yield Site(ledger)
     ledger.close()
 
@@ -100,6 +101,26 @@ def test_a_pin_takes_the_manifest_that_serves(site: Site) -> None:
     site.do(pins.set_choice, "a", Choice(digest_of("two"), serving))
     site.do(overrides.pin, "a", None, WHY)
     assert site.one().spec.model == f"small@{serving}"
+
+
+@pytest.mark.parametrize("model", ["smal", "small@1.0.1", "small@1.0.0"])
+def test_a_pin_to_what_is_not_here_is_refused_and_changes_nothing(site: Site, model: str) -> None:
+    site.fleet(deployment("a", "small", quantization="auto" if "1.0.0" not in model else "Q8_0"))
+    with pytest.raises(NotFoundError, match="a would stop serving") as caught:
+        site.do(overrides.pin, "a", model, WHY)
+    assert caught.value.hint is not None
+    assert "--anyway" in caught.value.hint
+    assert site.one().spec.model == "small"
+    assert site.ledger.read(rows.rows) == {}
+    found = site.do(partial(overrides.pin, anyway=True), "a", model, WHY)
+    assert found.model == site.one().spec.model == model
+    assert "it waits: " in found.told
+
+
+def test_a_pin_to_what_serves_now_does_not_ask_whether_it_is_whole(site: Site) -> None:
+    site.fleet(deployment("a", "small"))
+    site.do(pins.set_choice, "a", Choice(digest_of("lost a blob"), digest_of("lost a blob")))
+    assert "waits" not in site.do(overrides.pin, "a", None, WHY).told
 
 
 def test_only_what_the_fleet_asks_for_is_held_or_pinned(site: Site) -> None:
