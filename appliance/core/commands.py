@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -106,8 +107,8 @@ def check(verb: object, args: object, allowed: Collection[str]) -> tuple[Verb, M
         rule = rules.get(name)
         if rule is None:
             raise MalformedError(f"{found} knows no argument {str(name)[:60]!r}")
-        if not rule(value):
-            raise MalformedError(f"{found}: the argument {name} is not one")
+        if not rule.holds(value):
+            raise MalformedError(f"{found}: the argument {name} is not {rule.allows}")
     return found, MappingProxyType(dict(given))
 
 
@@ -144,8 +145,8 @@ def _reason(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value.strip()) <= MOST_REASON and value.isprintable()
 
 
-def _whole(least: int, most: int) -> Callable[[object], bool]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _expected(value: object) -> bool:
@@ -156,14 +157,35 @@ def _expected(value: object) -> bool:
     )
 
 
-_Rules = Mapping[str, Callable[[object], bool]]
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What an argument may be, as a check and in words that follow "is not"."""
+
+    holds: Callable[[object], bool]
+    allows: str
+
+
+_Rules = Mapping[str, _Rule]
 _NUMBERS = ("lines", "minutes")
+
+
+def _whole(least: int, most: int) -> _Rule:
+    check = partial(_is_whole, least=least, most=most)
+    return _Rule(check, f"a whole number from {least} to {most}")
+
+
+_DEPLOYMENT = _Rule(_name, "the name of a deployment")
+_EXPECT = _Rule(
+    _expected,
+    f"one SHA-256 in hex for each of {', '.join(g.id for g in GOLDEN)}, or for some of them",
+)
+_REASON = _Rule(_reason, f"a text of 1 to {MOST_REASON} characters that can be shown")
 _ARGUMENTS: Mapping[Verb, tuple[_Rules, tuple[str, ...]]] = {
     Verb.COLLECT: ({"lines": _whole(0, MOST_LINES)}, ()),
-    Verb.RESTART: ({"deployment": _name}, ("deployment",)),
-    Verb.GOLDEN: ({"deployment": _name, "expect": _expected}, ("deployment",)),
+    Verb.RESTART: ({"deployment": _DEPLOYMENT}, ("deployment",)),
+    Verb.GOLDEN: ({"deployment": _DEPLOYMENT, "expect": _EXPECT}, ("deployment",)),
     Verb.HOLD: (
-        {"deployment": _name, "reason": _reason, "minutes": _whole(1, MOST_MINUTES)},
+        {"deployment": _DEPLOYMENT, "reason": _REASON, "minutes": _whole(1, MOST_MINUTES)},
         ("deployment", "reason"),
     ),
 }

@@ -21,6 +21,7 @@ from appliance.hub.store import Ask, NodeRow
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.commit import Effect, GroupCommit
+from appliance.kit.sparing import Sparing
 from appliance.sync import mqtt
 from appliance.sync.mqtt import BrokerAddress, Connection, Message, Session
 from appliance.sync.topics import EVERY_NODE, NodeTopics, Upward, parse_upward
@@ -65,6 +66,7 @@ class HubService:
         self._broker = broker
         self._clock = clock
         self._connection: Connection | None = None
+        self._outage = Sparing()
         self._desks: dict[str, Desk] = {}
         self.intake = Intake(identity, db, clock)
 
@@ -90,10 +92,16 @@ class HubService:
             try:
                 await self._connected()
             except ApplianceError as error:  # also a full disk: the API goes on, and so do we
-                log.info("%s", error)
+                self._say_why(error)
             if self._clock.monotonic() - began > _STABLE_S:
                 delays = full_jitter(0.2, 2.0)
             await self._clock.sleep(next(delays))
+
+    def _say_why(self, error: ApplianceError) -> None:
+        """Log why there is no connection: once, and not again with every try."""
+        why = self._outage.why(str(error), self._clock.monotonic())
+        if why is not None:
+            log.info("%s; tried again until it works", why)
 
     async def say(self, name: str) -> None:
         """Publish what the fleet asks of a node, when there is something and a way to say it."""
@@ -154,6 +162,7 @@ class HubService:
         async with mqtt.connect(self._broker, session) as connection:
             log.info("connected to the broker")
             self._connection, self.connected = connection, True
+            self._outage = Sparing()
             receiving = asyncio.create_task(self._receive(connection))
             closed = asyncio.create_task(connection.closed.wait())
             greeting = asyncio.create_task(self._greet(connection))

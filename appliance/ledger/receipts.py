@@ -8,6 +8,7 @@ import sqlite3
 from dataclasses import dataclass
 
 _NONCE = "time-nonce"
+_LAST_NONCE = "time-nonce-used"
 _OMITTED = "receipts-omitted"
 MOST_REFUSALS = 20
 """Refusals in a row that get a receipt each. Counted, not timed: the clock may be wrong.
@@ -90,7 +91,18 @@ def ask_for_time(db: sqlite3.Connection) -> str:
 def use_nonce(db: sqlite3.Connection, answered: str) -> bool:
     """Use up the nonce; return False when it is not the one that waits: an answer counts once."""
     gone = db.execute("DELETE FROM meta WHERE key = ? AND value = ?", (_NONCE, answered))
+    if gone.rowcount > 0:
+        db.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            (_LAST_NONCE, answered),
+        )
     return gone.rowcount > 0
+
+
+def used_nonce(db: sqlite3.Connection) -> str | None:
+    """Return the nonce that was used up last, if one was."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (_LAST_NONCE,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def set_active(db: sqlite3.Connection, deployment: str, manifest: str) -> bool:

@@ -181,7 +181,7 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
         running.changed()
 
     uplink = Uplink(core.identity, core.ledger, core.trust, reporter, board, new_word)
-    uplink.on_time, uplink.certificates = core.answers.take_time, core.certificates
+    uplink.on_time, uplink.certificates = core.answers.hear_time, core.certificates
     renewal = Renewal(core.certificates, state, uplink.ask_certificate)
     marks = MarkFolder(state / places.DEMAND, here.activity, clock)
     marks.read()  # before the first pass: that a controller starts anew puts no model to sleep

@@ -64,7 +64,7 @@ class LinkedNode:
             lambda: None,
         )  # fmt: skip
         answers = AnswerTaker(node, key.public, self.ledger, trust, self.clock)
-        self.uplink.on_time = answers.take_time
+        self.uplink.on_time = answers.hear_time
         state = folder / "node"
         (state / "identity").mkdir()
         me = NodeIdentity(node, key)

@@ -54,8 +54,23 @@ class AnswerTaker:
             RefusedError: with TRUST's code; noted in the audit stream, but sparingly.
             NotFoundError: no bundle has named who may sign a time for this node.
         """
+        found = self._audited(data, again=False)
+        assert found is not None
+        return found
+
+    def hear_time(self, data: bytes) -> TimeTaken | None:
+        """Take a signed time off the wire; None when it answers what was answered last.
+
+        A hub says it again with every connection, until it hears of the next question.
+
+        Raises:
+            RefusedError, NotFoundError: as ``take_time``.
+        """
+        return self._audited(data, again=True)
+
+    def _audited(self, data: bytes, *, again: bool) -> TimeTaken | None:
         try:
-            return self._take_time(data)
+            return self._take_time(data, again=again)
         except RefusedError as error:
             why = self._refusals.why(error.what, self._clock.monotonic())
             if why is not None:
@@ -93,7 +108,7 @@ class AnswerTaker:
         except ApplianceError as error:
             return error
 
-    def _take_time(self, data: bytes) -> TimeTaken:
+    def _take_time(self, data: bytes, *, again: bool) -> TimeTaken | None:
         director = self._trust.director()
         if director is None:
             raise NotFoundError(
@@ -106,8 +121,10 @@ class AnswerTaker:
         envelope.check_expiry(accepted, floor.now(known, self._clock.utc()))
         nonce, time = envelope.answered_nonce(accepted)
 
-        def effect(db: sqlite3.Connection) -> datetime.datetime:
+        def effect(db: sqlite3.Connection) -> datetime.datetime | None:
             if not receipts.use_nonce(db, nonce):
+                if again and receipts.used_nonce(db) == nonce:
+                    return None
                 raise ReplayError(
                     "this time answers a question that does not wait for an answer",
                     hint="it was taken before, or another stick was quicker; to ask again: "
@@ -121,7 +138,7 @@ class AnswerTaker:
             return reached
 
         reached = self._ledger.record(effect).result()
-        return TimeTaken(rfc3339(time), rfc3339(reached))
+        return None if reached is None else TimeTaken(rfc3339(time), rfc3339(reached))
 
     def _now(self) -> str:
         return rfc3339(self._clock.utc())

@@ -62,6 +62,25 @@ def test_an_answer_counts_once(site: Site) -> None:
     assert site.nonce() is not None, "a replay does not use up the question that waits"
 
 
+def test_what_the_hub_says_again_on_the_wire_is_quietly_nothing(site: Site) -> None:
+    site.ask()
+    before, older = site.answer(T), site.answer(T, nonce="11" * 32)
+    assert site.answers.hear_time(before)
+    site.ask()
+    data = [site.answer(T + n * DAY / 8) for n in (1, 2)]  # it says what time it is by then
+    assert site.answers.hear_time(data[0])
+    site.ask()
+    waits = site.nonce()
+    assert [site.answers.hear_time(again) for again in data] == [None, None]
+    assert (site.floor(), site.nonce()) == (T + DAY / 8, waits)
+    assert [r["kind"] for r in site.records(Stream.AUDIT)] == ["time-taken", "time-taken"]
+    for refused_still in (before, older):
+        with pytest.raises(ReplayError):
+            site.answers.hear_time(refused_still)
+    with pytest.raises(SignatureError):
+        site.answers.hear_time(site.answer(T, key=OTHER))
+
+
 def test_an_answer_that_comes_twice_at_once_counts_once(site: Site) -> None:
     site.ask()
     data = site.answer(T)

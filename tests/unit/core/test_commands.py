@@ -54,6 +54,21 @@ def test_what_makes_none_is_malformed(verb: Any, args: Any) -> None:
         commands.check(verb, args, ALL)
 
 
+@pytest.mark.parametrize(
+    ("verb", "args", "allowed"),
+    [
+        ("collect-diagnostics", {"lines": 9999}, "lines is not a whole number from 0 to 400"),
+        ("restart-engine", {"deployment": "../a"}, "deployment is not the name of a deployment"),
+        ("run-golden-prompts", {"deployment": "a", "expect": 1}, "one SHA-256 in hex for each of"),
+        ("hold", {"deployment": "a", "reason": ""}, "reason is not a text of 1 to 200 characters"),
+        ("hold", {"deployment": "a", "reason": "x", "minutes": 0}, "from 1 to 129600"),
+    ],
+)
+def test_what_is_refused_says_what_is_allowed(verb: str, args: Any, allowed: str) -> None:
+    with pytest.raises(MalformedError, match=allowed):
+        commands.check(verb, args, ALL)
+
+
 def test_a_verb_needs_the_directors_word_and_the_sites() -> None:
     both = commands.allowed(["hold", "restart-engine"], "restart-engine, collect-diagnostics")
     assert both == {"restart-engine"}

@@ -3,8 +3,9 @@
 import asyncio
 import base64
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from appliance.hub.commands import CommandDesk
 from appliance.kit.clock import parse_rfc3339
 from appliance.ledger.streams import Stream
 from appliance.sync import mqtt
+from appliance.sync.mqtt import BrokerAddress, Connection, Session
 from appliance.trust import dsse
 from appliance.trust.envelope import Accepted, Slot, accept, check_expiry
 from appliance.trust.floor import Now
@@ -344,6 +346,36 @@ def test_without_a_broker_the_hub_says_so_and_tries_again(fleet: Fleet) -> None:
             await until(lambda: fleet.hub.service.connected)
 
     asyncio.run(story())
+
+
+def test_an_outage_of_the_broker_is_logged_once_each_time(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="appliance.hub.service")
+    tries: list[Session] = []
+
+    def connect(
+        address: BrokerAddress, session: Session
+    ) -> AbstractAsyncContextManager[Connection]:
+        tries.append(session)
+        return fleet.broker.connect(address, session)
+
+    monkeypatch.setattr(mqtt, "connect", connect)
+
+    def said() -> int:
+        return sum("tried again" in record.message for record in caplog.records)
+
+    async def outage() -> None:
+        fleet.broker.is_up = False
+        async with fleet.running():
+            before = len(tries)
+            await until(lambda: len(tries) >= before + 5)
+            fleet.broker.is_up = True
+            await until(lambda: fleet.hub.service.connected)
+
+    for number in (1, 2):
+        asyncio.run(outage())
+        assert said() == number
 
 
 def test_with_each_report_a_node_hears_again_what_it_has_not_answered(fleet: Fleet) -> None:
