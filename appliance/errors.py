@@ -88,7 +88,7 @@ class NotFoundError(ApplianceError):
 
 
 class ForbiddenError(ApplianceError):
-    """The API server knows us, or does not, and either way says no."""
+    """Whoever we ask, an API server or a socket, knows us or does not, and either way says no."""
 
     code = "forbidden"
     exit_code = 10

@@ -31,7 +31,12 @@ Deployment = Annotated[
 ]
 StateDir = Annotated[
     Path,
-    typer.Option("--state-dir", envvar="APPLIANCE_STATE_DIR", help="The node's state folder."),
+    typer.Option(
+        "--state-dir",
+        envvar="APPLIANCE_STATE_DIR",
+        help="The node's state folder.",
+        readable=False,  # most commands only speak to the socket in it, and may not list it
+    ),
 ]
 HubStateDir = Annotated[
     Path,

@@ -1,7 +1,10 @@
 """HTTP as commands use it, with the standard library alone, so that they start quickly."""
 
+import grp
 import http.client
 import json
+import os
+import pwd
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +14,7 @@ from urllib.parse import urlsplit
 
 from appliance.errors import (
     ApplianceError,
+    ForbiddenError,
     MalformedError,
     NotFoundError,
     PeerUnreachableError,
@@ -125,6 +129,7 @@ class HttpClient:
 
         Raises:
             ApplianceError: the answer is an error.
+            ForbiddenError: it is a socket that we may not open.
             PeerUnreachableError: there is none, or it broke off.
         """
         connection = self._connect()
@@ -154,7 +159,32 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        try:
+            self.sock.connect(str(self._path))
+        except PermissionError as error:
+            raise not_permitted(self._path) from error
+
+
+def not_permitted(path: Path) -> ForbiddenError:
+    """Return the error that we may not open a socket; it says who may, as far as that shows."""
+    try:
+        found = path.stat()
+    except OSError:
+        who = f"root, or somebody who may enter {path.parent}"
+    else:
+        user, group = _name_of(pwd.getpwuid, found.st_uid), _name_of(grp.getgrgid, found.st_gid)
+        who = " or ".join(dict.fromkeys(["root", user])) + f", or a member of the group {group}"
+    return ForbiddenError(
+        f"uid {os.geteuid()} may not open the socket {path}", hint=f"run it as {who}"
+    )
+
+
+def _name_of(look: Callable[[int], Sequence[Any]], number: int) -> str:
+    """Return the name of a user or group; its number where it has none."""
+    try:
+        return str(look(number)[0])
+    except KeyError:
+        return str(number)
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Who this node is: an opaque name, and a signing key that does not expire."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def load(state: Path) -> NodeIdentity:
 
     Raises:
         NotFoundError: there is none.
+        StateUnusableError: it is not ours to read.
     """
     try:
         found = wire.loads((state / "identity" / "node.json").read_bytes(), what="node.json")
@@ -77,5 +79,10 @@ def load(state: Path) -> NodeIdentity:
         raise NotFoundError(
             f"there is no node in {state}",
             hint=f"appliance node init --state-dir {state} --name NAME --root FILE",
+        ) from error
+    except PermissionError as error:
+        raise StateUnusableError(
+            f"uid {os.geteuid()} may not read {error.filename}, and no controller answers",
+            hint="run it as root, or as whom the node belongs to; or start the controller",
         ) from error
     return NodeIdentity(node_id(str(found["node"])), SigningKey.open(state / "identity/node.pem"))

@@ -17,6 +17,7 @@ from appliance.errors import LockedError, NotFoundError, UsageError
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
 from appliance.kit.files import make_folder
+from appliance.kit.http import not_permitted
 from appliance.node.api.app import local_api
 from appliance.node.api.services import LocalServices
 from appliance.node.carry import Alone
@@ -34,6 +35,7 @@ def served(state: Path) -> Iterator[Path]:
 
     Raises:
         NotFoundError: no node was made there.
+        ForbiddenError: somebody holds the node, and we may not speak to them.
         LockedError: somebody holds the node and does not answer.
         NoSpaceError, StateUnusableError: as ``open_node``.
     """
@@ -55,6 +57,8 @@ def _answers(path: Path) -> bool:
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         try:
             sock.connect(str(path))
+        except PermissionError as error:
+            raise not_permitted(path) from error
         except OSError:
             return False
     return True
