@@ -252,6 +252,24 @@ def test_an_audit_log_with_a_gap_vouches_for_nothing_until_it_is_filled(story: S
     assert "two audit logs of 6 records" in suspects()["box-1"]
 
 
+def test_no_audit_record_is_said_to_be_missing_that_came_before_the_restore(story: Story) -> None:
+    story.report(None)
+    story.save()
+    made = story.node.batch(range(3), stream=Stream.AUDIT)
+    story.take(Message(story.node.topics.stream("audit"), made.envelope))
+    (seq, digest) = story.hub.db.read(
+        lambda db: db.execute("SELECT seq, hash FROM heads").fetchone()
+    )
+    story.put_back()
+    said = {"acknowledged": 3, "hash": made.hash, "written": 3}
+    for _ in range(2):
+        story.report(None, audit=said, head={"seq": seq, "hash": digest})
+        assert story.hub.db.read(heads.missing) == {}
+    assert story.hub.db.read(receipts.suspects) == {}
+    story.report(None, audit=said, head={"seq": seq, "hash": "ab" * 32})
+    assert "two audit logs of 3 records" in story.hub.db.read(receipts.suspects)["box-1"]
+
+
 def test_a_hub_that_lost_nothing_is_not_moved_by_what_a_node_says(story: Story) -> None:
     story.report(None)
     story.take(story.batch(1, 2))
