@@ -1,5 +1,6 @@
 """The short form of ``make chaos-sync``."""
 
+import datetime
 import os
 import random
 import subprocess
@@ -29,7 +30,22 @@ def test_an_hour_of_faults_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert found["verdict"]["streams"]["usage"]["records"] == 6000
 
 
-def test_kills_and_power_cuts_lose_and_double_nothing() -> None:
+def _written(folder: Path) -> Path:
+    """Write the made-up hour as the real traces are written."""
+    start = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 - as in the traces
+    rows = [
+        f"{start + datetime.timedelta(seconds=one.at):%Y-%m-%d %H:%M:%S.%f},{one.prompt},{one.completion}"
+        for one in _made_up_hour()
+    ]
+    text = "\n".join(("TIMESTAMP,ContextTokens,GeneratedTokens", *rows))
+    (folder / "AzureLLMInferenceTrace_madeup.csv").write_text(text)
+    return folder
+
+
+def test_kills_and_power_cuts_lose_and_double_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACES", str(_written(tmp_path)))
     if lacking := sync_real.missing():
         pytest.skip(lacking)
     command = [sys.executable, "-m", "tests.chaos.sync_real", "--kills", "6", "--cuts", "2"]
