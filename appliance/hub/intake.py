@@ -101,6 +101,8 @@ class Taken:
     names: list[bytes] = field(default_factory=list)
     """Of the envelopes that are committed now."""
     refused: list[Refused] = field(default_factory=list)
+    known: list[Arrived] = field(default_factory=list)
+    """What was committed before."""
 
 
 class Intake:
@@ -149,6 +151,7 @@ class Intake:
                 taken.heard |= each.heard
                 taken.asking |= each.asking
                 taken.refused += each.refused
+                taken.known += each.known
                 self._remember(each.names)
         return taken
 
@@ -227,6 +230,8 @@ class Intake:
         taken.names += [parcels[place][0].name for place in (*done.new, *done.known)]
         good = (found for place, (found, _) in enumerate(parcels) if place not in done.refused)
         again = (each for each in opened if each.parcel is None)
+        taken.known += [parcels[place][0].arrived for place in done.known]
+        taken.known += [each.arrived for each in opened if each.parcel is None]
         taken.heard |= {each.arrived.node for each in (*good, *again)}
         _note(db, taken.refused, at)
         return taken
