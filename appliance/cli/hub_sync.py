@@ -105,10 +105,11 @@ def _counted(new: int, known: int) -> str:
 
 
 def _replayed(medium: Path, found: dict[str, Any]) -> list[str]:
-    if not (found["taken"] or found["known"] or found["written"]):
+    if not any(found[name] for name in ("taken", "known", "early", "written")):
         return [f"{found['node']}: nothing taken"]
     what = "message" if found["taken"] == 1 else "messages"
     known = f", {found['known']} known" if found["known"] else ""
+    known += f", {found['early']} to come again" if found["early"] else ""
     lines = [f"{found['node']}: {found['taken']} {what} taken{known}"]
     if not found["taken"]:
         lines = [f"{found['node']}: nothing new{known}"]

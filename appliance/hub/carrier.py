@@ -168,13 +168,14 @@ def _at(road: str, result: dict[str, Any]) -> dict[str, Any]:
 class Replay:
     """What became of one node's messages. ``positions``: how far the hub has each stream by now.
 
-    ``known`` counts what said nothing new. ``lacking`` are records that lie between what the hub
-    has and what this stick carries. ``unwritten`` says why the answers are not on the stick.
+    ``known`` counts what said nothing new, ``early`` what has to come again. ``lacking`` are
+    records that lie between what the hub has and what this stick carries. ``unwritten`` says why the answers are not on the stick.
     """
 
     node: str
     taken: int = 0
     known: int = 0
+    early: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
     positions: list[dict[str, Any]] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
@@ -203,7 +204,7 @@ def import_letters(medium: Path, post: Post, ask: Ask, ours: Collection[str] = (
         if not _replay(_messages(letters, made), made, post):
             continue
         made.lacking = list(_lacking(packs, made.positions))
-        if made.taken or made.known or node in ours:
+        if made.taken or made.known or made.early or node in ours:
             _answer(medium, made, ask)
         else:
             made.refused = _strange(node, made.refused)
@@ -234,6 +235,8 @@ def _replay(messages: Iterator[tuple[str, dict[str, Any]]], made: Replay, post: 
                     made.taken += 1
                 elif result["result"] == "known":
                     made.known += 1
+                elif result["result"] == "early":
+                    made.early += 1
                 else:
                     made.refused.append(_at(road, result))
     except (NotFoundError, RefusedError) as error:  # a stranger keeps nobody else's out

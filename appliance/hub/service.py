@@ -125,7 +125,7 @@ class HubService:
         """Take in what came by another road as if the broker had brought it; say what became of it.
 
         Returns:
-            For each message, in their order, whether it is taken, known or refused.
+            For each message, in their order, whether it is taken, known, early or refused.
 
         Raises:
             NoSpaceError, StateUnusableError: not all of it was taken in; hand it in again.
@@ -145,6 +145,7 @@ class HubService:
         done = await self.intake.take(list(arrived.values()))
         places = {id(each): place for place, each in arrived.items()}
         found |= {places[id(each)]: {"result": "known"} for each in done.known}
+        found |= {places[id(each)]: {"result": "early"} for each in done.early}
         found |= {places[id(each.arrived)]: _refused(each.error) for each in done.refused}
         for place, (upward, message) in others.items():
             try:

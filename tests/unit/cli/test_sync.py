@@ -136,16 +136,16 @@ def test_what_is_odd_on_a_stick_is_said_and_keeps_nothing_out(
         assert said.count("aaa-evil/reported.json cannot be read: it is a link") == 1
         assert "try: export again from the node" in said
         assert re.search(r"audit: committed up to [1-9]", said)
-        assert "written for it: ack.json, time.json" in said
+        assert "written for it: time.json" in said
         (evil / "reported.json").unlink()
         said = story.hub("sync", "import", small_disk)
         assert "no new receipts, " in said
         assert "box-1: nothing new, " in said
         (small_disk / "dn" / "box-1" / "cmd-3.json").symlink_to("/etc/passwd")
         said = story.node("sync", "import", small_disk, status=26)
-        assert "ack.json: taken" in said
+        assert "time.json: taken" in said
         assert "cmd-3.json: REFUSED (corrupt)" in said
-        assert "ack.json: nothing new" in story.node("sync", "import", small_disk, status=26)
+        assert "time.json: nothing new" in story.node("sync", "import", small_disk, status=26)
         story.node("sync", "export", small_disk)
         shutil.rmtree(small_disk / "dn")
         make_read_only()

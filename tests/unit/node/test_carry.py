@@ -86,6 +86,7 @@ def test_a_younger_stick_first_waits_for_the_older_one_and_says_so(pair: Carried
             path.unlink()
     (replay,) = pair.bring(young)
     assert replay.lacking == [f"usage: records 1 to 2 of the ledger {pair.site.ledger.epoch}"]
+    assert replay.early == 1
     assert pair.at_hub("usage") == []
     pair.bring(old)
     assert len(pair.at_hub("usage")) == 2
