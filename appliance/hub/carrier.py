@@ -169,7 +169,8 @@ class Replay:
     """What became of one node's messages. ``positions``: how far the hub has each stream by now.
 
     ``known`` counts what said nothing new, ``early`` what has to come again. ``lacking`` are
-    records that lie between what the hub has and what this stick carries. ``unwritten`` says why the answers are not on the stick.
+    records that lie between what the hub has and what this stick carries. ``unwritten`` says why
+    the answers are not on the stick.
     """
 
     node: str
