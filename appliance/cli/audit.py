@@ -101,6 +101,8 @@ def _receipts(medium: Path, node: HttpClient) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     size = 0
     for file in reversed(here):
+        if file.error is not None:
+            raise file.error
         size += len(file.data)
         if found and size > _MOST_BYTES // 2:
             break

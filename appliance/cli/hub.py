@@ -165,8 +165,9 @@ def receive(
     )
     text = "\n".join(_delivered(delivery) for delivery in map(asdict, found))
     show({"nodes": [asdict(d) for d in found]}, text, as_json=as_json)
-    if refused := [r for d in found for r in d.refused]:
-        raise typer.Exit(refused[0]["exit"])
+    unwritten = [d.unwritten for d in found if d.unwritten is not None]
+    if failed := [*(r for d in found for r in d.refused), *unwritten]:
+        raise typer.Exit(failed[0]["exit"])
 
 
 def list_receipts(
@@ -222,6 +223,9 @@ def _delivered(found: dict[str, Any]) -> str:
     lines += [f"  ledger {c['epoch']}, up to {c['upto']}, {c['head'][:8]}: {_judged(c)}"
               for c in found["chains"]]  # fmt: skip
     lines += [f"  REFUSED ({r['code']}): {r['what']}" for r in found["refused"]]
+    if (error := found["unwritten"]) is not None:
+        lines.append(f"  NOT WRITTEN, the time it asked for ({error['code']}): {error['what']}")
+        lines.append(f"    try: {error['hint']}")
     if found["answered"]:
         lines.append("  it asked for the time: the answer lies on the stick")
         lines.append("  next: at the node, appliance time take FOLDER")

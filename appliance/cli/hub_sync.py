@@ -67,23 +67,52 @@ def _take(medium: Path, hub: HttpClient, *, as_json: bool) -> None:
         medium,
         lambda n, m: hub.call("POST", f"{_path(n)}/messages", {"messages": m}),
         lambda n: hub.call("GET", f"{_path(n)}/messages"),
+        {r.node for r in receipts if r.ours},
     )
     if not receipts and not replays:
         raise NotFoundError(
             f"{medium} carries nothing of any node", hint="at a node: appliance sync export FOLDER"
         )
     found = {"receipts": [asdict(r) for r in receipts], "nodes": [asdict(r) for r in replays]}
-    lines = [f"{r.node}: {r.new} new receipts, {r.known} known" for r in receipts]
+    lines = [f"{r.node}: {_counted(r.new, r.known)}" for r in receipts if r.ours]
     lines += [line for replay in found["nodes"] for line in _replayed(medium, replay)]
-    refused = [e for r in receipts for e in r.refused] + [e for r in replays for e in r.refused]
-    lines += [f"  REFUSED ({r['code']}): {r['what']}" for r in refused]
+    refused = _once(
+        [e for r in receipts for e in r.refused] + [e for r in replays for e in r.refused]
+    )
+    lines += [f"  REFUSED ({r['code']}): {_said(r)}" for r in refused]
+    unwritten = {r.node: r.unwritten for r in receipts if r.unwritten is not None}
+    unwritten |= {r.node: r.unwritten for r in replays if r.unwritten is not None}
+    for node, error in unwritten.items():
+        lines.append(f"  NOT WRITTEN, the answers for {node} ({error['code']}): {_said(error)}")
     show(found, "\n".join(lines), as_json=as_json)
-    if refused:
-        raise typer.Exit(refused[0]["exit"])
+    if failed := [*refused, *unwritten.values()]:
+        raise typer.Exit(failed[0]["exit"])
+
+
+def _once(refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out what was said before: receipts and messages may fail for one and the same."""
+    return list({(r["code"], r["what"]): r for r in reversed(refused)}.values())[::-1]
+
+
+def _said(error: dict[str, Any]) -> str:
+    hint = f"\n    try: {error['hint']}" if error.get("hint") else ""
+    return f"{error['what']}{hint}"
+
+
+def _counted(new: int, known: int) -> str:
+    what = "receipt" if new == 1 else "receipts"
+    return f"{new} new {what}, {known} known" if new else f"no new receipts, {known} known"
 
 
 def _replayed(medium: Path, found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['node']}: {found['taken']} messages taken"]
+    if not any(found[name] for name in ("taken", "known", "early", "written")):
+        return [f"{found['node']}: nothing taken"]
+    what = "message" if found["taken"] == 1 else "messages"
+    known = f", {found['known']} known" if found["known"] else ""
+    known += f", {found['early']} to come again" if found["early"] else ""
+    lines = [f"{found['node']}: {found['taken']} {what} taken{known}"]
+    if not found["taken"]:
+        lines = [f"{found['node']}: nothing new{known}"]
     lines += [
         f"  {p['stream']}: committed up to {p['upto']} (ledger {p['epoch']})"
         for p in found["positions"]

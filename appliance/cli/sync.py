@@ -51,6 +51,6 @@ def _taken(found: dict[str, Any]) -> str:
     if found["result"] == "taken":
         return f"{found['file']}: taken"
     if found["result"] == "old":
-        return f"{found['file']}: nothing new ({error['what']})"
+        return f"{found['file']}: nothing new" + (f" ({error['what']})" if error else "")
     hint = f"\n  try: {error['hint']}" if error["hint"] else ""
     return f"{found['file']}: REFUSED ({error['code']}), {error['what']}{hint}"

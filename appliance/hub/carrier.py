@@ -4,7 +4,7 @@ Importing is replaying: the hub takes each message as if the broker had brought 
 order of sticks matters nor how often one comes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,19 +14,32 @@ from appliance.bundle.format import courier
 from appliance.bundle.format.courier import Carried, Letter
 from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, MalformedError, NotFoundError
+from appliance.errors import (
+    ApplianceError,
+    MalformedError,
+    NoSpaceError,
+    NotFoundError,
+    RefusedError,
+    ScopeError,
+    SignatureError,
+    StateUnusableError,
+)
 from appliance.sync.topics import NodeTopics, parse_downward
 from appliance.trust.dsse import MAX_ENVELOPE_BYTES
 from appliance.trust.receipt import MAX_RECEIPT_BYTES
 
 _MOST_AT_ONCE = 512 << 10
+_UNWRITTEN = (NoSpaceError, StateUnusableError)
 Post = Callable[[NodeId, list[dict[str, Any]]], dict[str, Any]]
 Ask = Callable[[NodeId], dict[str, Any]]
 
 
 @dataclass(slots=True)
 class Delivery:
-    """What became of one node's receipts. ``answered``: a signed time lies on the stick now."""
+    """What became of one node's receipts. ``answered``: a signed time lies on the stick now.
+
+    ``unwritten`` says why it does not, although it was asked for.
+    """
 
     node: str
     new: int = 0
@@ -35,6 +48,12 @@ class Delivery:
     answered: bool = False
     refused: list[dict[str, Any]] = field(default_factory=list)
     chains: list[dict[str, Any]] = field(default_factory=list)
+    unwritten: dict[str, Any] | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether any of it is the node's own."""
+        return self.new + self.known + self.forks > 0
 
 
 def import_folder(medium: Path, post: Post) -> list[Delivery]:
@@ -47,7 +66,6 @@ def import_folder(medium: Path, post: Post) -> list[Delivery]:
     Raises:
         NotFoundError: there is no such medium, or no receipt on it.
         PeerUnreachableError: the hub does not answer.
-        NoSpaceError, StateUnusableError: a time could not be written; the receipts are in.
     """
     found = [
         _deliver(medium, node, files, post)
@@ -63,47 +81,73 @@ def import_folder(medium: Path, post: Post) -> list[Delivery]:
 
 def _deliver(medium: Path, node: NodeId, files: Iterable[Carried], post: Post) -> Delivery:
     made, time = Delivery(node), None
-    for envelopes in _groups(_parsed(files, made)):
+    for group in _groups(_parsed(files, made)):
         try:
-            answer = post(node, envelopes)
-        except NotFoundError as error:  # a stranger's receipts keep nobody else's out
+            answer = post(node, [envelope for _, envelope in group])
+        except (
+            NotFoundError,
+            RefusedError,
+        ) as error:  # a stranger's receipts keep nobody else's out
             made.refused.append(error.to_wire())
             return made
-        for result in answer["results"]:
-            _count(made, result)
+        for (road, _), result in zip(group, answer["results"], strict=True):
+            _count(made, result, road)
         time, made.chains = answer["time"], answer["chains"]
-    if time is not None:
+    if not made.ours:
+        made.refused = _strange(node, made.refused)
+    elif time is not None:
         data = {courier.TIME: wire.dumps(time)}
-        courier.write(medium, courier.answers_folder(medium, node), data)
-        made.answered = True
+        try:
+            courier.write(medium, courier.answers_folder(medium, node), data)
+            made.answered = True
+        except _UNWRITTEN as error:
+            made.unwritten = error.to_wire()
     return made
 
 
-def _parsed(files: Iterable[Carried], made: Delivery) -> Iterator[dict[str, Any]]:
+def _strange(node: str, refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say once, of a folder in which nothing was the node's, that it is somebody else's."""
+    foreign = [r for r in refused if r["code"] in (SignatureError.code, ScopeError.code)]
+    if not foreign:
+        return refused
+    error = SignatureError(
+        f"what up/{node} holds is of another organisation, or of another machine called {node}",
+        hint="carry it to the hub of that organisation; if the machine is this one's successor: "
+        "appliance hub admit",
+    )
+    return [error.to_wire(), *(r for r in refused if r not in foreign)]
+
+
+def _parsed(files: Iterable[Carried], made: Delivery) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in files:
         try:
+            if file.error is not None:
+                raise file.error
             if len(file.data) > MAX_RECEIPT_BYTES:
                 raise MalformedError(f"{file.path} is too long for a receipt")
-            yield wire.loads(file.data, what=str(file.path))
+            yield str(file.path), wire.loads(file.data, what=str(file.path))
         except ApplianceError as error:
-            made.refused.append(error.to_wire())
+            made.refused.append({**error.to_wire(), "hint": error.hint or courier.AGAIN})
 
 
-def _groups(envelopes: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
+def _groups(
+    envelopes: Iterable[tuple[str, dict[str, Any]]],
+) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Gather what has a road, which is the file's name, and what goes to the hub."""
+    group: list[tuple[str, dict[str, Any]]] = []
     size = 0
-    for envelope in envelopes:
+    for road, envelope in envelopes:
         length = len(wire.dumps(envelope))
         if group and size + length > _MOST_AT_ONCE:
             yield group
             group, size = [], 0
-        group.append(envelope)
+        group.append((road, envelope))
         size += length
     if group:
         yield group
 
 
-def _count(made: Delivery, result: dict[str, Any]) -> None:
+def _count(made: Delivery, result: dict[str, Any], road: str) -> None:
     if result["result"] == "new":
         made.new += 1
     elif result["result"] == "known":
@@ -111,67 +155,92 @@ def _count(made: Delivery, result: dict[str, Any]) -> None:
     elif result["result"] == "equivocation":
         made.forks += 1
     else:
-        made.refused.append(result)
+        made.refused.append(_at(road, result))
+
+
+def _at(road: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a refusal with the name of the file, and what to do."""
+    what, hint = f"{road}: {result['what']}", result.get("hint") or courier.AGAIN
+    return {**result, "what": what, "hint": hint}
 
 
 @dataclass(slots=True)
 class Replay:
     """What became of one node's messages. ``positions``: how far the hub has each stream by now.
 
-    ``lacking`` are records that lie between what the hub has and what this stick carries.
+    ``known`` counts what said nothing new, ``early`` what has to come again. ``lacking`` are
+    records that lie between what the hub has and what this stick carries. ``unwritten`` says why
+    the answers are not on the stick.
     """
 
     node: str
     taken: int = 0
+    known: int = 0
+    early: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
     positions: list[dict[str, Any]] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+    unwritten: dict[str, Any] | None = None
 
 
-def import_letters(medium: Path, post: Post, ask: Ask) -> list[Replay]:
+def import_letters(medium: Path, post: Post, ask: Ask, ours: Collection[str] = ()) -> list[Replay]:
     """Hand in everything but receipts, and write what the hub has to say onto the medium.
 
     Args:
         medium: The stick's folder.
         post: Hands messages of one node to the hub and returns its answer.
         ask: Returns what the hub has to say to a node.
+        ours: Nodes of which the medium is known to carry something; else only a node of which a
+            message was taken is answered.
 
     Raises:
         NotFoundError: there is no such medium.
-        CorruptError: a file on it cannot be read.
         PeerUnreachableError: the hub does not answer.
-        NoSpaceError, StateUnusableError: the answers could not be written; the messages are in.
     """
     replays = []
     for node in courier.nodes(medium):
         made, packs = Replay(node), list[tuple[str, str, int]]()
         letters = _noting(courier.upward(medium, node), packs)
-        if _replay(medium, _messages(letters, made), made, (post, ask)):
-            made.lacking = list(_lacking(packs, made.positions))
-            replays.append(made)
+        if not _replay(_messages(letters, made), made, post):
+            continue
+        made.lacking = list(_lacking(packs, made.positions))
+        if made.taken or made.known or made.early or node in ours:
+            _answer(medium, made, ask)
+        else:
+            made.refused = _strange(node, made.refused)
+        replays.append(made)
     return replays
 
 
-def _replay(
-    medium: Path, messages: Iterator[dict[str, Any]], made: Replay, hub: tuple[Post, Ask]
-) -> bool:
+def _answer(medium: Path, made: Replay, ask: Ask) -> None:
+    """Write the answers; what was taken in is in, whether they fit or not."""
+    try:
+        made.written = export_node(medium, NodeId(made.node), ask)
+    except (NotFoundError, RefusedError) as error:
+        made.refused.append(error.to_wire())
+    except _UNWRITTEN as error:
+        made.unwritten = error.to_wire()
+
+
+def _replay(messages: Iterator[tuple[str, dict[str, Any]]], made: Replay, post: Post) -> bool:
     """Hand messages in, a group at a time; return whether there were any."""
-    post, ask = hub
-    node, none = NodeId(made.node), True
+    none = True
     try:
         for group in _groups(messages):
             none = False
-            answer = post(node, group)
+            answer = post(NodeId(made.node), [message for _, message in group])
             made.positions = answer["positions"]
-            for result in answer["results"]:
+            for (road, _), result in zip(group, answer["results"], strict=True):
                 if result["result"] == "taken":
                     made.taken += 1
+                elif result["result"] == "known":
+                    made.known += 1
+                elif result["result"] == "early":
+                    made.early += 1
                 else:
-                    made.refused.append(result)
-        if not none:
-            made.written = export_node(medium, node, ask)
-    except NotFoundError as error:  # a stranger keeps nobody else's out
+                    made.refused.append(_at(road, result))
+    except (NotFoundError, RefusedError) as error:  # a stranger keeps nobody else's out
         made.refused.append(error.to_wire())
     return not none or bool(made.refused)
 
@@ -179,21 +248,25 @@ def _replay(
 def _noting(letters: Iterable[Letter], packs: list[tuple[str, str, int]]) -> Iterator[Letter]:
     """Pass letters on, and note of which ledger and stream each pack is, and where it begins."""
     for letter in letters:
-        if letter.kind == "stream":
+        if letter.kind == "stream" and letter.error is None:
             epoch, first = courier.pack_of(letter.path.name)
             packs.append((epoch, str(letter.name), first))
         yield letter
 
 
-def _messages(letters: Iterable[Letter], made: Replay) -> Iterator[dict[str, Any]]:
+def _messages(letters: Iterable[Letter], made: Replay) -> Iterator[tuple[str, dict[str, Any]]]:
     for letter in letters:
-        topic = _topic(letter)
-        for part in letter.parts:
+        if letter.error is not None:
+            made.refused.append(letter.error.to_wire())
+            continue
+        topic, is_pack = _topic(letter), letter.kind == "stream"
+        for line, part in enumerate(letter.parts, start=1):
+            road = f"{letter.path}, line {line}" if is_pack else str(letter.path)
             if len(part) > MAX_ENVELOPE_BYTES:
-                error = MalformedError(f"{letter.path.name} holds what is too long for a message")
+                error = MalformedError(f"{road}: too long for a message", hint=courier.AGAIN)
                 made.refused.append(error.to_wire())
-                continue
-            yield {"topic": topic, "payload": part.decode("utf-8", "replace")}
+            elif part:
+                yield road, {"topic": topic, "payload": part.decode("utf-8", "replace")}
 
 
 def _topic(letter: Letter) -> str:

@@ -131,8 +131,11 @@ class CommandDesk:
             for counter, data, expires in found
         ]
 
-    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> None:
+    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> bool:
         """Take in how a command ended; the first end counts, but for a refusal.
+
+        Returns:
+            Whether it counted.
 
         Raises:
             RefusedError: it is not the node's, or malformed.
@@ -151,15 +154,16 @@ class CommandDesk:
             raise MalformedError(f"the outcome of command {counter} has no result")
         text = wire.dumps(found["result"]).decode()
 
-        def effect(db: sqlite3.Connection) -> None:
-            db.execute(
+        def effect(db: sqlite3.Connection) -> bool:
+            done = db.execute(
                 "UPDATE commands SET state = ?, why = ?, outcome = ?, heard_at = ?"
                 " WHERE node = ? AND counter = ? AND (state = ? OR (state = ? AND ? != ?))",
                 (state, why, text, rfc3339(at), row.node, counter,
                  State.WAITING, State.REFUSED, state, State.REFUSED),
             )  # fmt: skip
+            return done.rowcount > 0
 
-        await asyncio.wrap_future(self._db.submit(effect))
+        return await asyncio.wrap_future(self._db.submit(effect))
 
     def listed(self, name: str) -> list[Issued]:
         """Return the newest commands of a node, newest first.

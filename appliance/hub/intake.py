@@ -101,6 +101,10 @@ class Taken:
     names: list[bytes] = field(default_factory=list)
     """Of the envelopes that are committed now."""
     refused: list[Refused] = field(default_factory=list)
+    known: list[Arrived] = field(default_factory=list)
+    """What was committed before."""
+    early: list[Arrived] = field(default_factory=list)
+    """What waits for a batch before it, and has to come again."""
 
 
 class Intake:
@@ -149,6 +153,8 @@ class Intake:
                 taken.heard |= each.heard
                 taken.asking |= each.asking
                 taken.refused += each.refused
+                taken.known += each.known
+                taken.early += each.early
                 self._remember(each.names)
         return taken
 
@@ -227,6 +233,10 @@ class Intake:
         taken.names += [parcels[place][0].name for place in (*done.new, *done.known)]
         good = (found for place, (found, _) in enumerate(parcels) if place not in done.refused)
         again = (each for each in opened if each.parcel is None)
+        taken.known += [parcels[place][0].arrived for place in done.known]
+        told = {*done.new, *done.known, *done.refused}
+        taken.early += [e.arrived for n, (e, _) in enumerate(parcels) if n not in told]
+        taken.known += [each.arrived for each in opened if each.parcel is None]
         taken.heard |= {each.arrived.node for each in (*good, *again)}
         _note(db, taken.refused, at)
         return taken

@@ -43,8 +43,11 @@ _GREETED_AT_ONCE = 100
 class Desk(Protocol):
     """One matter between the hub and its nodes, such as commands or certificates."""
 
-    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> None:
+    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> bool | None:
         """Take in what a node sent; ``name`` is the last part of its topic, if it has one.
+
+        Returns:
+            False when it is known to have said nothing new.
 
         Raises:
             RefusedError: it is not the node's, or malformed; it is noted as refused.
@@ -129,24 +132,37 @@ class HubService:
     async def replay(self, row: NodeRow, messages: "Sequence[Message]") -> list[dict[str, Any]]:
         """Take in what came by another road as if the broker had brought it; say what became of it.
 
+        Returns:
+            For each message, in their order, whether it is taken, known, early or refused.
+
         Raises:
             NoSpaceError, StateUnusableError: not all of it was taken in; hand it in again.
         """
-        own = [m for m in messages if (u := parse_upward(m.topic)) and u.node == row.node]
-        arrived, others = _sorted(own)
-        strange = ScopeError(f"what the stick holds for {row.node} names another node")
-        refused: list[ApplianceError] = [strange] * (len(messages) - len(own))
-        refused += [each.error for each in (await self.intake.take(arrived)).refused]
-        for message in others:
+        found: dict[int, dict[str, Any]] = {}
+        arrived: dict[int, Arrived] = {}
+        others: dict[int, tuple[Upward, Message]] = {}
+        for place, message in enumerate(messages):
             upward = parse_upward(message.topic)
-            assert upward is not None
+            if upward is None or upward.node != row.node:
+                error = ScopeError(f"what the stick holds for {row.node} names another node")
+                found[place] = _refused(error)
+            elif upward.kind == "stream" and message.payload:
+                arrived[place] = _arrived(upward, message)
+            elif message.payload:
+                others[place] = (upward, message)
+        done = await self.intake.take(list(arrived.values()))
+        places = {id(each): place for place, each in arrived.items()}
+        found |= {places[id(each)]: {"result": "known"} for each in done.known}
+        found |= {places[id(each)]: {"result": "early"} for each in done.early}
+        found |= {places[id(each.arrived)]: _refused(each.error) for each in done.refused}
+        for place, (upward, message) in others.items():
             try:
-                await self._take(row, upward, message.payload)
+                is_new = await self._take(row, upward, message.payload)
+                found[place] = {"result": "taken" if is_new else "known"}
             except RefusedError as error:
                 await self._refuse(upward, message.topic, error)
-                refused.append(error)
-        taken = [{"result": "taken"}] * (len(messages) - len(refused))
-        return [*taken, *({"result": "refused", **error.to_wire()} for error in refused)]
+                found[place] = _refused(error)
+        return [found.get(place, {"result": "taken"}) for place in range(len(messages))]
 
     async def answers(self, name: str) -> list[Message]:
         """Return all that there is to say to a node now, for another road to carry."""
@@ -264,16 +280,19 @@ class HubService:
         except Exception:  # one node's message must not end the service of all the others
             log.exception("could not take in what came on %s", message.topic)
 
-    async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> None:
+    async def _take(self, row: NodeRow, upward: Upward, payload: bytes) -> bool:
+        """Take in what is no batch; return False when it is known to have said nothing new."""
+        is_new = True
         roster.check_not_revoked(row)
         if upward.kind == "state":
             await self._link(row, payload)
         elif upward.kind == "reported":
-            await self._reported(row, payload)
+            is_new = await self._reported(row, payload)
             self.tell(self._db.read(partial(store.node, name=row.node)))
         elif (desk := self._desks.get(upward.kind)) is not None:
-            await desk.take(row, upward.name, payload)
+            is_new = await desk.take(row, upward.name, payload) is not False
             self.tell(row)
+        return is_new
 
     async def _link(self, row: NodeRow, payload: bytes) -> None:
         if len(payload) > _MOST_LINK_BYTES:
@@ -284,7 +303,7 @@ class HubService:
             return
         await self._write(lambda db: store.set_link(db, row.node, link))
 
-    async def _reported(self, row: NodeRow, payload: bytes) -> None:
+    async def _reported(self, row: NodeRow, payload: bytes) -> bool:
         now = self._clock.utc()
         expected = {"org": self._identity.org, "node": row.node, "nodeKey": row.key}
         accepted = accept(payload, Slot.REPORTED, {row.key}, expected)
@@ -303,10 +322,11 @@ class HubService:
             return True
 
         if not await self._write(effect):
-            return
+            return False
         asked = self._db.read(lambda db: store.generation(db, row.node))
         if asked is not None and asked != found["applied"].get("generation"):
             await self.say(row.node)
+        return True
 
     def _signed_time(self, row: NodeRow) -> bytes | None:
         now = self._clock.utc()
@@ -358,8 +378,15 @@ def _sorted(messages: Sequence[Message]) -> tuple[list[Arrived], list[Message]]:
         if upward is None or not message.payload:
             continue
         if upward.kind == "stream":
-            stream = str(upward.name)
-            arrived.append(Arrived(upward.node, stream, message.payload, message.topic))
+            arrived.append(_arrived(upward, message))
         else:
             others.append(message)
     return arrived, others
+
+
+def _arrived(upward: Upward, message: Message) -> Arrived:
+    return Arrived(upward.node, str(upward.name), message.payload, message.topic)
+
+
+def _refused(error: ApplianceError) -> dict[str, Any]:
+    return {"result": "refused", **error.to_wire()}

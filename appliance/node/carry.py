@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.bundle.format import courier
-from appliance.bundle.format.courier import Letter
+from appliance.bundle.format.courier import Letter, StickFullError
 from appliance.bundle.take.receipts import ReceiptBook
 from appliance.errors import ApplianceError, NotFoundError, ReplayError
 from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.files import free_bytes
 from appliance.ledger import sealed, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
@@ -27,6 +28,12 @@ from appliance.sync.mqtt import Message
 from appliance.sync.topics import parse_upward
 from appliance.trust.envelope import Addressee
 from appliance.trust.store import TrustStore
+
+_SMALL_PACK = 64 << 10
+"""Bytes; smaller files of batches are not made for the sake of a small stick."""
+
+_ANSWERS = 256 << 10
+"""Bytes that stay free for what the hub has to say: without them a full stick frees no outbox."""
 
 
 class Voice(Protocol):
@@ -57,7 +64,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of one file: ``taken``, ``old`` or ``refused``, and then the error."""
+    """What became of one file: ``taken``, ``old`` or ``refused``, and then the error if any."""
 
     file: str
     result: str
@@ -124,39 +131,56 @@ class Carrier:
         is full keeps whole files of the oldest, so the next visit goes on from there.
 
         Raises:
-            NotFoundError, NoSpaceError, StateUnusableError: as ``courier.write``.
+            StickFullError: the oldest files that fit are on it, and it says what is left.
+            NotFoundError, StateUnusableError: as ``courier.write``.
         """
-        receipts = await asyncio.to_thread(self._receipts.export, medium)
-        made = Exported(receipts.node, receipts.upto, receipts.head, written=receipts.written)
+        filling = _Filling(medium)
+        made = await asyncio.to_thread(self._export_receipts, filling)
         director = self._trust.director()
         if director is None:
             made.why_not = "no bundle has named the organisation's director yet: receipts alone"
-            return made
-        me = Addressee(
-            director.org, self.identity.node, self.identity.key.public, self._ledger.epoch
-        )
-        letters = {}
-        for message in await self._voice.up():
-            found = parse_upward(message.topic)
-            if found is not None and found.node == me.node and message.payload:
-                letters[courier.up_name(found.kind, found.name)] = message.payload
-        await asyncio.to_thread(self._write, medium, me, letters, made)
+        else:
+            me = Addressee(
+                director.org, self.identity.node, self.identity.key.public, self._ledger.epoch
+            )
+            letters = {}
+            for message in await self._voice.up():
+                found = parse_upward(message.topic)
+                if found is not None and found.node == me.node and message.payload:
+                    letters[courier.up_name(found.kind, found.name)] = message.payload
+            await asyncio.to_thread(self._write, filling, me, letters, made)
+        filling.check()
+        made.written = filling.written
         return made
 
+    def _export_receipts(self, filling: "_Filling") -> Exported:
+        try:
+            found = self._receipts.export(filling.medium, reserve=filling.reserve)
+        except StickFullError as full:
+            filling.note(full)
+            return Exported(self.identity.node, 0, "")  # the caller says that it is full
+        filling.written += found.written
+        return Exported(found.node, found.upto, found.head)
+
     def _write(
-        self, medium: Path, me: Addressee, letters: Mapping[str, bytes], made: Exported
+        self, filling: "_Filling", me: Addressee, letters: Mapping[str, bytes], made: Exported
     ) -> None:
-        up = courier.up_folder(medium, me.node)
-        made.written += courier.write(medium, up, letters)
+        medium = filling.medium
+        filling.add(courier.up_folder(medium, me.node), letters)
         made.letters = sorted(letters)
+        size = filling.pack_bytes()
         for stream in Stream:
             self._seal(stream, me)
             folder, kept = courier.batches_folder(medium, me.node, stream), []
-            for pack in sealed.packs(self._ledger, stream, courier.PACK_BYTES):
+            is_whole = True
+            for pack in sealed.packs(self._ledger, stream, size):
                 kept.append(courier.pack_name(me.db_epoch, pack.first))
-                made.written += courier.write(medium, folder, {kept[-1]: pack.data})
+                if len(kept) == 1:  # what was acknowledged makes room before anything is written
+                    courier.sweep(medium, folder, me.db_epoch, kept, before=pack.first)
+                is_whole = filling.add(folder, {kept[-1]: pack.data}, fits=is_whole) and is_whole
                 made.streams[stream] = made.streams.get(stream, 0) + pack.records
-            courier.sweep(medium, folder, me.db_epoch, kept)
+            if is_whole:
+                courier.sweep(medium, folder, me.db_epoch, kept)
 
     def _seal(self, stream: Stream, me: Addressee) -> None:
         make = batch.maker(stream, me, self.identity.key, rfc3339(self._clock.utc()))
@@ -170,7 +194,6 @@ class Carrier:
 
         Raises:
             NotFoundError: it carries nothing for this node, or there is no such medium.
-            CorruptError: a file on it cannot be read.
         """
         node = self.identity.node
         letters = await asyncio.to_thread(lambda: list(courier.downward(medium, node)))
@@ -184,17 +207,68 @@ class Carrier:
         return [await _take(letter, down.get(letter.kind)) for letter in letters]
 
 
+class _Filling:
+    """A stick while files are written to it, and what did not fit."""
+
+    def __init__(self, medium: Path) -> None:
+        courier.check_medium(medium)
+        self.medium = medium
+        self.reserve = min(_ANSWERS, free_bytes(medium) // 4)
+        self.written = self._left = self._size = 0
+
+    def pack_bytes(self) -> int:
+        """Return how large a file of batches may be: a small stick takes small ones."""
+        free, size = free_bytes(self.medium), courier.PACK_BYTES
+        while size > _SMALL_PACK and size > free // 8:
+            size //= 2  # few sizes, so that what is there stays as it is
+        return size
+
+    def add(self, folder: Path, files: Mapping[str, bytes], *, fits: bool = True) -> bool:
+        """Write files for as long as they fit, or only count them; return whether all are there."""
+        if not fits:
+            self._left += len(files)
+            self._size += sum(map(len, files.values()))
+            return False
+        try:
+            self.written += courier.write(self.medium, folder, files, reserve=self.reserve)
+        except StickFullError as full:
+            self.note(full)
+            return False
+        return True
+
+    def note(self, full: StickFullError) -> None:
+        self.written += full.written
+        self._left += full.left
+        self._size += full.size
+
+    def check(self) -> None:
+        """Say what did not fit.
+
+        Raises:
+            StickFullError: something did not.
+        """
+        if self._left:
+            full = StickFullError(self.medium, self.written, self._left, self._size)
+            full.hint = (
+                "carry it to the hub and back, then export again; or use another stick, "
+                "or make room on it"
+            )
+            raise full
+
+
 async def _take(letter: Letter, receive: Receive | None) -> Taken:
     file = letter.path.name
     try:
+        if letter.error is not None:
+            raise letter.error
         if receive is None:
             raise NotFoundError(
                 f"{file}: nobody here takes it yet",
                 hint="import a bundle that names the director; commands need a running controller",
             )
-        await receive(letter.parts[0])
+        is_new = await receive(letter.parts[0]) is not False
     except ReplayError as error:
         return Taken(file, "old", error.to_wire())
     except ApplianceError as error:
         return Taken(file, "refused", error.to_wire())
-    return Taken(file, "taken")
+    return Taken(file, "taken" if is_new else "old")

@@ -79,8 +79,11 @@ class FleetInbox:
             log.warning("refused what waited from the hub (%s): %s", error.code, error)
             self._held, self.waits_for = None, ""
 
-    async def desired(self, data: bytes) -> None:
+    async def desired(self, data: bytes) -> bool:
         """Accept a generation of the fleet's word, or raise what stops it.
+
+        Returns:
+            Whether it said anything new.
 
         Raises:
             RefusedError: with TRUST's code; noted in the audit stream, but never so often that
@@ -89,19 +92,20 @@ class FleetInbox:
         director = self._director()
         if director is None:
             self._hold(data, "it waits for a bundle that names the director of this fleet")
-            return
+            return True
         try:
-            await self._desired(data, director)
+            is_new = await self._desired(data, director)
         except RefusedError as error:
             self.refused = error.what[:_LONGEST_REASON]
             await self._note("fleet-refused", error)
             raise
         self.refused = ""
+        return is_new
 
-    async def _desired(self, data: bytes, director: Director) -> None:
+    async def _desired(self, data: bytes, director: Director) -> bool:
         found = self.judged(data, director)
         if found is None:
-            return
+            return self._held is data
         new, back = found.word, found.rollback
         self._held, self.waits_for = None, ""
         body: dict[str, Any] = {
@@ -125,8 +129,10 @@ class FleetInbox:
             streams.append(db, fact)
             return True
 
-        if await asyncio.wrap_future(self._ledger.record(effect)):
+        is_new = await asyncio.wrap_future(self._ledger.record(effect))
+        if is_new:
             self._changed()
+        return is_new
 
     def judged(self, data: bytes, director: Director) -> "_Judged | None":
         """Steps 1 to 9: return what to put in force; None for a repetition, and for what waits.
@@ -169,22 +175,25 @@ class FleetInbox:
         self._known = read
         return texts, documents
 
-    async def ack(self, data: bytes) -> None:
+    async def ack(self, data: bytes) -> bool:
         """Free what the hub says it has committed.
+
+        Returns:
+            Whether it freed anything.
 
         Raises:
             RefusedError: it is not the hub's own, or is malformed; noted, but sparingly.
         """
         director = self._director()
         if director is None:
-            return
+            return True
         try:
-            await self._ack(data, director)
+            return await self._ack(data, director)
         except RefusedError as error:
             await self._note("ack-refused", error)
             raise
 
-    async def _ack(self, data: bytes, director: Director) -> None:
+    async def _ack(self, data: bytes, director: Director) -> bool:
         accepted = envelope.accept(data, Slot.ACK, director.sync_keys, self._me.fields())
         envelope.check_expiry(accepted, self._now())
         told = accepted.payload.get("streams")
@@ -197,12 +206,14 @@ class FleetInbox:
             and entry.get("epoch") == self._me.db_epoch
         ]
         free = partial(_free, told=entries)
-        if strange := await asyncio.wrap_future(self._ledger.record(free)):
+        strange, is_new = await asyncio.wrap_future(self._ledger.record(free))
+        if strange:
             raise EquivocationError(
                 f"the hub acknowledges what this node never sent, of {strange}",
                 hint="another machine may have its key, or its state folder was put back: "
                 "compare appliance audit verify with the hub",
             )
+        return is_new
 
     def _director(self) -> Director | None:
         return self._trust.director()
@@ -249,14 +260,17 @@ class FleetInbox:
         await asyncio.wrap_future(self._ledger.note(Fact(Stream.AUDIT, kind, at, body)))
 
 
-def _free(db: sqlite3.Connection, told: Iterable[tuple[Stream, int, str]]) -> str:
-    """Free what was acknowledged, all in one transaction; return the stream that is not as told.
+def _free(db: sqlite3.Connection, told: Iterable[tuple[Stream, int, str]]) -> tuple[str, bool]:
+    """Free what was acknowledged, all in one transaction.
+
+    Returns the stream that is not as told, and whether anything was freed.
 
     One below the last is an old word come late, and one like it a repetition: both do nothing.
     """
-    strange = ""
+    strange, is_new = "", False
     for stream, upto, batch_hash in told:
         if streams.acknowledge(db, stream, upto, batch_hash):
+            is_new = True
             continue
         known = streams.position(db, stream)
         is_old = upto < known.acked_upto or (upto, batch_hash) == (
@@ -264,7 +278,7 @@ def _free(db: sqlite3.Connection, told: Iterable[tuple[Stream, int, str]]) -> st
             known.acked_hash,
         )
         strange = strange if is_old else strange or stream
-    return strange
+    return strange, is_new
 
 
 def _standing(db: sqlite3.Connection, epoch: int) -> tuple[tuple[int, str], dict[int, str]]:

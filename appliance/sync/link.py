@@ -44,7 +44,7 @@ _GATHER_S = 0.05
 
 _MOST_RESEND_S = 60.0
 
-Receive = Callable[[bytes], Awaitable[None]]
+Receive = Callable[[bytes], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ consecutive batches, one a line; ``reported.json``, ``csr.json``, ``cmd-ID.json`
 ``dn/NODE/``: ``desired.json``, ``ack.json``, ``time.json``, ``cert.pem``, ``cmd-ID.json``. Each
 file is whole or not there, and holds the envelopes that MQTT would have carried. A medium comes
 from anywhere: only regular files are read, nothing is followed out of it, and every number and
-length is bounded.
+length is bounded. What cannot be read so is yielded with its ``error``, and keeps nothing else out.
 """
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -17,8 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.core.ids import NodeId, node_id
-from appliance.errors import CorruptError, NotFoundError, StateUnusableError
-from appliance.kit.files import make_folder, require_space, translated, write_durably
+from appliance.core.quantity import format_bytes
+from appliance.errors import (
+    ApplianceError,
+    CorruptError,
+    MalformedError,
+    NoSpaceError,
+    NotFoundError,
+    StateUnusableError,
+)
+from appliance.kit.files import make_folder, translated, write_durably
 from appliance.trust.receipt import MAX_RECEIPT_BYTES
 
 TIME = "time.json"
@@ -41,8 +50,20 @@ _DOWN = {"cert": "cert.pem", "time": TIME, "ack": "ack.json", "desired": "desire
 
 _MOST_NODES = 10_000
 _MOST_RECEIPTS = 100_000
-_CLUSTER = 32 << 10
-"""What a small file takes on a large FAT32 stick."""
+AGAIN = "export again from the node"
+
+
+class StickFullError(NoSpaceError):
+    """Some files did not fit; ``written`` files are on the medium, ``left`` have ``size`` bytes."""
+
+    def __init__(self, medium: Path, written: int, left: int, size: int) -> None:
+        files = "1 file" if left == 1 else f"{left} files"
+        verb = "does" if left == 1 else "do"
+        super().__init__(
+            f"{medium} is full: {written} written, {files} of {format_bytes(size)} {verb} not fit",
+            hint="make room on it, or use another stick",
+        )
+        self.medium, self.written, self.left, self.size = medium, written, left, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +73,23 @@ class Carried:
     node: NodeId
     path: Path
     data: bytes
+    error: ApplianceError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
     """What one file on a medium carries: its kind, as in ``sync/topics.py``, and its name there.
 
-    ``parts`` are the messages in it; but for batches there is one.
+    ``parts`` are the messages in it; but for batches, a line each, there is one. With an ``error``
+    there is none.
     """
 
     node: NodeId
     kind: str
     name: str | None
     path: Path
-    parts: tuple[bytes, ...]
+    parts: tuple[bytes, ...] = ()
+    error: ApplianceError | None = None
 
 
 def receipts_folder(medium: Path, node: str) -> Path:
@@ -132,35 +156,59 @@ def _file_name(kind: str, name: str | None, plain: Mapping[str, str], command: s
     return file
 
 
-def write(medium: Path, folder: Path, files: Mapping[str, bytes]) -> int:
+def write(medium: Path, folder: Path, files: Mapping[str, bytes], *, reserve: int = 0) -> int:
     """Write files into a folder of a medium, durably; one that is there and equal is left alone.
+
+    They are written in the order given, for as long as whole ones fit and ``reserve`` bytes stay
+    free. A link or a pipe that has the name of one is replaced by it.
 
     Returns:
         How many were written.
 
     Raises:
         NotFoundError: there is no such medium.
-        NoSpaceError: they do not fit; nothing was written.
+        StickFullError: not all fit; those before are written.
         StateUnusableError: the medium is read-only or damaged, or a link leads out of it.
     """
     check_medium(medium)
-    new = {n: data for n, data in files.items() if _read(folder / n, len(data) + 1) != data}
+    new = {n: data for n, data in files.items() if not _holds(folder / n, data)}
     if not new:
         return 0
     _check_inside(medium, folder)
-    needed = sum(-(-len(data) // _CLUSTER) * _CLUSTER for data in new.values())
-    require_space(medium, needed, what=f"{len(new)} files")
+    written, in_the_way = 0, ""
     try:
-        make_folder(folder)
         for name, data in new.items():
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                in_the_way = in_the_way or str(folder / name)
+                continue
+            _require_room(medium, len(data) + reserve)
+            make_folder(folder)
             write_durably(folder / name, data)
+            written += 1
+    except NoSpaceError as error:
+        size = sum(map(len, list(new.values())[written:]))
+        raise StickFullError(medium, written, len(new) - written, size) from error
     except StateUnusableError as error:
         raise StateUnusableError(
             error.what,
             hint="a stick that is offered here is mounted read-only: mount it with write access, "
             "take off its write protection, or use another",
         ) from error
-    return len(new)
+    if in_the_way:
+        raise StateUnusableError(
+            f"{in_the_way} is a folder, so the file of that name could not be written",
+            hint="take it off the stick, or use another stick",
+        )
+    return written
+
+
+def _require_room(medium: Path, size: int) -> None:
+    """See that a file fits, and one more block for the folder's entry."""
+    with translated(f"asking for the free space of {medium}"):
+        found = os.statvfs(medium)
+    unit = found.f_frsize
+    if found.f_bavail < -(-size // unit) + 1:
+        raise NoSpaceError(f"{medium} is full")
 
 
 def receipts(medium: Path) -> Iterator[Carried]:
@@ -168,18 +216,16 @@ def receipts(medium: Path) -> Iterator[Carried]:
 
     Raises:
         NotFoundError: there is no such medium.
-        CorruptError: one cannot be read, or is no regular file.
     """
     for node in nodes(medium):
         folder = receipts_folder(medium, node)
-        if not _is_inside(medium, folder):
-            continue
-        found = [match for n in _names(folder, _MOST_RECEIPTS) if (match := _NAME.fullmatch(n))]
+        names, error = _listed(medium, folder, _MOST_RECEIPTS)
+        if error is not None:
+            yield Carried(node, folder, b"", error)
+        found = [match for n in names if (match := _NAME.fullmatch(n))]
         for match in sorted(found, key=lambda m: (m["epoch"], int(m["seq"]))):
-            file = match[0]
-            data = _read(folder / file, MAX_RECEIPT_BYTES + 1)
-            if data is not None:
-                yield Carried(node, folder / file, data)
+            data, error = _taken(folder / match[0], MAX_RECEIPT_BYTES + 1)
+            yield Carried(node, folder / match[0], data, error)
 
 
 def nodes(medium: Path) -> list[NodeId]:
@@ -187,33 +233,37 @@ def nodes(medium: Path) -> list[NodeId]:
 
     Raises:
         NotFoundError: there is no such medium.
+        CorruptError: who they are cannot be read.
     """
     check_medium(medium)
     found = []
-    for name in _names(medium / "up", _MOST_NODES):
+    names, error = _listed(medium, medium / "up", _MOST_NODES)
+    if error is not None:
+        raise error
+    for name in names:
         with contextlib.suppress(ValueError):
             found.append(node_id(name))
     return found
 
 
 def upward(medium: Path, node: NodeId) -> Iterator[Letter]:
-    """Yield what a medium carries from a node to the hub but receipts, batches first.
-
-    Raises:
-        CorruptError: a file cannot be read, or is no regular file.
-    """
+    """Yield what a medium carries from a node to the hub but receipts, batches first."""
     top = up_folder(medium, node)
-    if not _is_inside(medium, top / "batches"):
-        return
-    for stream in filter(_STREAM.fullmatch, _names(top / "batches", _MOST_PACKS)):
+    streams, error = _listed(medium, top / "batches", _MOST_PACKS)
+    if error is not None:
+        yield Letter(node, "stream", None, top / "batches", error=error)
+    for stream in filter(_STREAM.fullmatch, streams):
         folder = batches_folder(medium, node, stream)
-        packs = [match for n in _names(folder, _MOST_PACKS) if (match := _PACK.fullmatch(n))]
+        names, error = _listed(medium, folder, _MOST_PACKS)
+        if error is not None:
+            yield Letter(node, "stream", stream, folder, error=error)
+        packs = [match for n in names if (match := _PACK.fullmatch(n))]
         for match in sorted(packs, key=lambda m: (m["epoch"], int(m["first"]))):
             path = folder / match[0]
-            data = _read(path, _MOST_PACK) or b""
-            parts = tuple(line for line in data.split(b"\n") if line)
-            yield Letter(node, "stream", stream, path, parts)
-    yield from _letters(node, top, _UP, "outcome")
+            data, error = _taken(path, _MOST_PACK)
+            parts = tuple(data.split(b"\n")) if error is None else ()
+            yield Letter(node, "stream", stream, path, parts, error)
+    yield from _letters(medium, node, top, _UP, "outcome")
 
 
 def downward(medium: Path, node: NodeId) -> Iterator[Letter]:
@@ -221,41 +271,47 @@ def downward(medium: Path, node: NodeId) -> Iterator[Letter]:
 
     Raises:
         NotFoundError: there is no such medium.
-        CorruptError: a file cannot be read, or is no regular file.
     """
     check_medium(medium)
-    folder = answers_folder(medium, node)
-    if _is_inside(medium, folder):
-        yield from _letters(node, folder, _DOWN, "cmd")
+    yield from _letters(medium, node, answers_folder(medium, node), _DOWN, "cmd")
 
 
 def _letters(
-    node: NodeId, folder: Path, plain: Mapping[str, str], command: str
+    medium: Path, node: NodeId, folder: Path, plain: Mapping[str, str], command: str
 ) -> Iterator[Letter]:
-    there = _names(folder, _MOST_COMMANDS)
-    for kind, file in plain.items():
-        data = _read(folder / file, _MOST_LETTER + 1) if file in there else None
-        if data is not None:
-            yield Letter(node, kind, None, folder / file, (data,))
+    there, error = _listed(medium, folder, _MOST_COMMANDS)
+    if error is not None:
+        yield Letter(node, "folder", None, folder, error=error)
+    found = [(kind, None, file) for kind, file in plain.items() if file in there]
     commands = filter(None, map(_COMMAND.fullmatch, there))
-    for match in sorted(commands, key=lambda m: (len(m["id"]), m["id"])):  # ids are counters
-        data = _read(folder / match[0], _MOST_LETTER + 1)
-        if data is not None:
-            yield Letter(node, command, match["id"], folder / match[0], (data,))
+    ordered = sorted(commands, key=lambda m: (len(m["id"]), m["id"]))  # ids are counters
+    for kind, name, file in (*found, *((command, m["id"], m[0]) for m in ordered)):
+        data, error = _taken(folder / file, _MOST_LETTER + 1)
+        yield Letter(node, kind, name, folder / file, () if error else (data,), error)
 
 
-def sweep(medium: Path, folder: Path, epoch: str, keep: Collection[str]) -> None:
+def sweep(
+    medium: Path, folder: Path, epoch: str, keep: Collection[str], *, before: int | None = None
+) -> None:
     """Remove an epoch's files of batches that the hub has acknowledged by now.
+
+    Args:
+        medium: The stick's folder.
+        folder: Where the batches of a stream lie.
+        epoch: Of the ledger whose files they are.
+        keep: Names that stay.
+        before: Only files that begin before this number go.
 
     Raises:
         StateUnusableError: the medium is read-only or damaged.
     """
-    if not _is_inside(medium, folder):
-        return
+    names, _ = _listed(medium, folder, _MOST_PACKS)
     with translated(f"clearing {folder}"):
-        for name in _names(folder, _MOST_PACKS):
+        for name in names:
             match = _PACK.fullmatch(name)
-            if match is not None and match["epoch"] == epoch and name not in keep:
+            if match is None or match["epoch"] != epoch or name in keep:
+                continue
+            if before is None or int(match["first"]) < before:
                 (folder / name).unlink(missing_ok=True)
 
 
@@ -277,31 +333,61 @@ def _check_inside(medium: Path, folder: Path) -> None:
         if part == medium:
             return
         if part.is_symlink() or (part.exists() and not part.is_dir()):
-            raise StateUnusableError(f"{part} is there, but is not a folder")
+            raise StateUnusableError(
+                f"{part} is there, but is not a folder",
+                hint="take it off the stick, or use another stick",
+            )
 
 
-def _is_inside(medium: Path, folder: Path) -> bool:
-    """Whether no link leads from a medium to a folder below it."""
-    parts = folder.relative_to(medium).parts
-    return not any(medium.joinpath(*parts[: n + 1]).is_symlink() for n in range(len(parts)))
+def _listed(medium: Path, folder: Path, most: int) -> tuple[list[str], ApplianceError | None]:
+    """Return the names in a folder of a medium, and why there are none to read, if that is odd."""
+    for part in reversed((folder, *folder.parents)):
+        if part.is_relative_to(medium) and part != medium:
+            if part.is_symlink():
+                return [], CorruptError(f"{part} is a link, and links are not followed", hint=AGAIN)
+            if part.exists() and not part.is_dir():
+                return [], CorruptError(f"{part} is not a folder", hint=AGAIN)
+    try:
+        with os.scandir(folder) as found:
+            return sorted(entry.name for entry, _ in zip(found, range(most), strict=False)), None
+    except FileNotFoundError:
+        return [], None
+    except OSError as error:
+        return [], CorruptError(f"{folder} cannot be read: {error.strerror}", hint=AGAIN)
 
 
-def _names(folder: Path, most: int) -> list[str]:
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    with translated(f"reading {folder}"), os.scandir(folder) as found:
-        return sorted(entry.name for entry, _ in zip(found, range(most), strict=False))
+def _taken(path: Path, most: int) -> tuple[bytes, ApplianceError | None]:
+    """Return at most ``most`` bytes of a regular file, or why there are none."""
+    try:
+        data = _read(path, most)
+    except CorruptError as error:
+        return b"", error
+    if not data:
+        return b"", MalformedError(f"{path} is empty", hint=AGAIN)
+    return data, None
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return _read(path, len(data) + 1) == data
+    except CorruptError:
+        return False
 
 
 def _read(path: Path, most: int) -> bytes | None:
-    """Return at most ``most`` bytes of a regular file, or None when there is none."""
+    """Return at most ``most`` bytes of a regular file, or None when there is none.
+
+    Raises:
+        CorruptError: it cannot be read, or is no regular file.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise CorruptError(f"{path} is not a regular file")
+                raise CorruptError(f"{path} is not a regular file", hint=AGAIN)
             return file.read(most)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise CorruptError(f"{path} cannot be read: {error.strerror}") from error
+        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise CorruptError(f"{path} cannot be read: {why}", hint=AGAIN) from error

@@ -112,7 +112,7 @@ class ReceiptBook:
 
         return self._ledger.record(effect).result()
 
-    def export(self, medium: Path) -> Exported:
+    def export(self, medium: Path, *, reserve: int = 0) -> Exported:
         """Write all receipts to a medium, the newest of them with a nonce that asks for the time.
 
         When the newest does not say how things are by now, one of kind ``export`` is made first.
@@ -125,7 +125,8 @@ class ReceiptBook:
         self.ask()
         rows = self._ledger.read(receipts.rows)
         files = {f"{self._ledger.epoch}-{row.seq}.json": row.envelope for row in rows}
-        written = courier.write(medium, courier.receipts_folder(medium, self._node), files)
+        folder = courier.receipts_folder(medium, self._node)
+        written = courier.write(medium, folder, files, reserve=reserve)
         return Exported(self._node, written, len(rows), rows[-1].seq, rows[-1].hash)
 
     def ask(self) -> None:

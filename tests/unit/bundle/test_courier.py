@@ -61,7 +61,8 @@ def test_links_on_a_stick_lead_nowhere(stick: Path, tmp_path: Path) -> None:
     (stick / "up").symlink_to(elsewhere)
     with pytest.raises(StateUnusableError, match="not a folder"):
         courier.write(stick, folder(stick), {"e-2.json": b"2"})
-    assert list(courier.receipts(stick)) == []
+    with pytest.raises(CorruptError, match="up is a link"):
+        list(courier.receipts(stick))
     assert [p.name for p in elsewhere.rglob("*.json")] == ["e-1.json"]
 
 
@@ -75,15 +76,54 @@ def test_what_is_no_regular_file_is_not_read(stick: Path, kind: str) -> None:
         os.mkfifo(path)
     else:
         path.mkdir()
-    with pytest.raises(CorruptError):
-        list(courier.receipts(stick))
+    (folder(stick) / "e-2.json").write_bytes(b"2")
+    first, second = courier.receipts(stick)
+    assert isinstance(first.error, CorruptError)
+    assert str(path) in first.error.what
+    assert (second.data, second.error) == (b"2", None)
 
 
-def test_a_full_stick_is_said_before_anything_is_written(small_disk: Path) -> None:
+def test_a_full_stick_holds_the_first_whole_files_that_fit(small_disk: Path) -> None:
     data = {f"e-{n}.json": b"x" * 40_000 for n in range(100)}
-    with pytest.raises(NoSpaceError):
+    with pytest.raises(NoSpaceError) as caught:
         courier.write(small_disk, folder(small_disk), data)
-    assert list(small_disk.iterdir()) == []
+    there = {path.name: path.read_bytes() for path in folder(small_disk).iterdir()}
+    assert 20 <= len(there) < 27
+    assert there == {name: data[name] for name in list(data)[: len(there)]}
+    left = 100 - len(there)
+    assert f"is full: {len(there)} written, {left} files of" in caught.value.what
+    assert "MiB do not fit" in caught.value.what
+    assert "another stick" in str(caught.value.hint)
+    assert "disk" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_in_the_way_of_one_file_keeps_no_other_out(stick: Path, kind: str) -> None:
+    folder(stick).mkdir(parents=True)
+    path = folder(stick) / "e-1.json"
+    if kind == "link":
+        path.symlink_to("/etc/hostname")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    files = {"e-1.json": b"1", "e-2.json": b"2"}
+    if kind == "folder":
+        with pytest.raises(StateUnusableError, match=r"e-1\.json is a folder"):
+            courier.write(stick, folder(stick), files)
+    else:
+        assert courier.write(stick, folder(stick), files) == 2
+        assert not path.is_symlink()
+        assert path.read_bytes() == b"1"
+    assert (folder(stick) / "e-2.json").read_bytes() == b"2"
+
+
+def test_an_empty_file_is_said(stick: Path) -> None:
+    folder(stick).mkdir(parents=True)
+    (folder(stick) / "e-1.json").touch()
+    (found,) = courier.receipts(stick)
+    assert found.error is not None
+    assert found.error.what.endswith("e-1.json is empty")
 
 
 def test_a_read_only_stick_is_said_and_one_that_holds_all_is_fine(

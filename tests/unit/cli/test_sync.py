@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,40 @@ def test_a_year_of_sticks_a_backup_and_a_restore(story: Story, tmp_path: Path) -
     assert "1 nodes are asked nothing" in said
     with story.running_hub():
         assert "box-1" in story.hub("nodes")
+
+
+def test_what_is_odd_on_a_stick_is_said_and_keeps_nothing_out(
+    story: Story, small_disk: Path, make_read_only: Callable[[], None]
+) -> None:
+    with story.running_hub():
+        story.hub("admit", "--key", story.state / "identity" / "node.json")
+        story.node("sync", "export", small_disk)
+        evil = small_disk / "up" / "aaa-evil"
+        evil.mkdir()
+        (evil / "reported.json").symlink_to("/etc/passwd")
+        said = story.hub("sync", "import", small_disk, status=26)
+        assert said.count("aaa-evil/reported.json cannot be read: it is a link") == 1
+        assert "try: export again from the node" in said
+        assert re.search(r"audit: committed up to [1-9]", said)
+        assert "written for it: time.json" in said
+        (evil / "reported.json").unlink()
+        said = story.hub("sync", "import", small_disk)
+        assert "no new receipts, " in said
+        assert "box-1: nothing new, " in said
+        (small_disk / "dn" / "box-1" / "cmd-3.json").symlink_to("/etc/passwd")
+        said = story.node("sync", "import", small_disk, status=26)
+        assert "time.json: taken" in said
+        assert "cmd-3.json: REFUSED (corrupt)" in said
+        assert "time.json: nothing new" in story.node("sync", "import", small_disk, status=26)
+        story.node("sync", "export", small_disk)
+        shutil.rmtree(small_disk / "dn")
+        make_read_only()
+        said = story.hub("sync", "import", small_disk, status=6)
+        assert re.search(r"box-1: [1-9][0-9]* messages? taken", said)
+        assert said.count("NOT WRITTEN, the answers for box-1 (state-unusable): Read-only") == 1
+        assert "take off its write protection" in said
+        said = story.hub("receipts", "import", small_disk, status=6)
+        assert "NOT WRITTEN, the time it asked for (state-unusable): Read-only" in said
 
 
 def test_what_is_no_stick_or_no_backup_is_said(story: Story, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_what_was_acknowledged_and_lost_is_a_gap_and_the_rest_goes_on(story: Sto
     assert story.hub.records() == [1, 2, {"why": resume.WHY, "records": 3}, 6]
     assert story.take(lost) == [{"result": "taken"}]  # a stick still had it
     assert story.hub.records() == [1, 2, 3, 4, 5, 6]
-    assert story.take(lost) == [{"result": "taken"}]
+    assert story.take(lost) == [{"result": "known"}]
     assert story.hub.records() == [1, 2, 3, 4, 5, 6]
     assert story.hub.refusals() == []
 

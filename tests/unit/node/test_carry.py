@@ -1,7 +1,9 @@
 """What MQTT would carry goes on sticks: in any order, again, cut, for another node."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ import pytest
 from appliance.bundle.format import courier
 from appliance.core import reading
 from appliance.core.ids import NodeId
-from appliance.errors import NotFoundError
+from appliance.errors import NoSpaceError, NotFoundError
+from appliance.hub.carrier import import_letters
 from appliance.ledger import sealed, streams
-from appliance.ledger.streams import Stream
+from appliance.ledger.streams import Fact, Stream
 from appliance.node import desired
 from tests.helpers.carrying import Carried
 from tests.helpers.models import wire_site
@@ -26,6 +29,12 @@ def pair(tmp_path: Path) -> Iterator[Carried]:
 
 def files(stick: Path) -> list[str]:
     return sorted(p.relative_to(stick).as_posix() for p in stick.rglob("*") if p.is_file())
+
+
+def messages(stick: Path) -> Iterator[bytes]:
+    for path in (stick / "up").rglob("*.json*"):
+        if path.parent != courier.receipts_folder(stick, "box-1"):
+            yield from path.read_bytes().splitlines()
 
 
 def test_a_stick_carries_the_log_home_and_the_acknowledgement_back(pair: Carried) -> None:
@@ -55,11 +64,12 @@ def test_the_same_stick_twice_changes_nothing_at_either_end(pair: Carried) -> No
     before = pair.desk.hub.db.read(lambda db: db.execute("SELECT * FROM records").fetchall())
     (again,) = pair.bring(stick)
     assert again.refused == []
+    assert (again.taken, again.known) == (0, sum(1 for _ in messages(stick)))
     after = pair.desk.hub.db.read(lambda db: db.execute("SELECT * FROM records").fetchall())
     assert [tuple(r) for r in after] == [tuple(r) for r in before]
     pair.take(stick)
     second = {t.file: t.result for t in pair.take(stick)}
-    assert second == {"time.json": "old", "ack.json": "taken"}
+    assert second == {"time.json": "old", "ack.json": "old"}
     assert pair.left(Stream.USAGE) == 0
 
 
@@ -76,6 +86,7 @@ def test_a_younger_stick_first_waits_for_the_older_one_and_says_so(pair: Carried
             path.unlink()
     (replay,) = pair.bring(young)
     assert replay.lacking == [f"usage: records 1 to 2 of the ledger {pair.site.ledger.epoch}"]
+    assert replay.early == 1
     assert pair.at_hub("usage") == []
     pair.bring(old)
     assert len(pair.at_hub("usage")) == 2
@@ -172,8 +183,163 @@ def test_what_is_too_long_or_no_file_is_not_read(pair: Carried) -> None:
     assert results == {"time.json": "taken", "ack.json": "refused"}
     (down / "ack.json").unlink()
     os.mkfifo(down / "ack.json")
-    with pytest.raises(Exception, match="not a regular file"):
-        list(courier.downward(stick, NodeId("box-1")))
+    (down / "cmd-3.json").symlink_to("/etc/passwd")
+    taken = {t.file: t for t in pair.take(stick)}
+    assert {t.file: t.result for t in taken.values()} == {
+        "time.json": "old",
+        "ack.json": "refused",
+        "cmd-3.json": "refused",
+    }
+    assert "ack.json is not a regular file" in str(taken["ack.json"].error)
+    assert "cmd-3.json cannot be read: it is a link" in str(taken["cmd-3.json"].error)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "up/aaa-evil/reported.json",
+        "up/aaa-evil/receipts/e-1.json",
+        "up/aaa-evil/batches",
+        "up/aaa-evil/batches/usage",
+        "up/box-1/receipts/e-0.json",
+        "up/box-1/batches/aaa",
+        "up/box-1/cmd-3.json",
+        "up/box-1/csr.json",
+    ],
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_cannot_be_read_is_refused_alone_and_the_rest_is_taken_and_answered(
+    pair: Carried, place: str, kind: str
+) -> None:
+    pair.note(2)
+    stick = pair.stick("a")
+    pair.export(stick)
+    bad = stick / place
+    bad.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        bad.symlink_to("/etc/passwd")
+    else:
+        os.mkfifo(bad)
+    deliveries = pair.desk.take(stick)
+    replays = import_letters(stick, pair.post, pair.ask)
+    said = [r for d in deliveries for r in d.refused] + [r for d in replays for r in d.refused]
+    refused = {r["what"]: r for r in said}
+    assert len(refused) == 1
+    ((what, error),) = refused.items()
+    assert str(bad) in what
+    assert error["exit"] == 26
+    assert "export again" in error["hint"]
+    assert pair.at_hub("usage") == [{"n": 0}, {"n": 1}]
+    assert {t.file: t.result for t in pair.take(stick)} == {
+        "time.json": "taken",
+        "ack.json": "taken",
+    }
+
+
+def test_answers_that_cannot_be_written_are_said_when_the_records_are_in(pair: Carried) -> None:
+    pair.note(2)
+    stick = pair.stick("a")
+    pair.export(stick)
+    elsewhere = pair.stick("elsewhere")
+    (stick / "dn").symlink_to(elsewhere)
+    (delivery,) = pair.desk.take(stick)
+    (replay,) = import_letters(stick, pair.post, pair.ask)
+    assert (delivery.refused, replay.refused) == ([], [])
+    assert pair.at_hub("usage") == [{"n": 0}, {"n": 1}]
+    for unwritten in (delivery.unwritten, replay.unwritten):
+        assert unwritten is not None
+        assert unwritten["exit"] == 6
+        assert "dn is there, but is not a folder" in unwritten["what"]
+        assert unwritten["hint"]
+    assert list(elsewhere.iterdir()) == []
+    with pytest.raises(NotFoundError, match="carries nothing"):
+        pair.take(pair.stick("empty"))
+    (found,) = pair.take(stick)
+    assert (found.file, found.result) == ("box-1", "refused")
+
+
+def test_a_write_protected_stick_is_taken_in(
+    pair: Carried, small_disk: Path, make_read_only: Callable[[], None]
+) -> None:
+    pair.note(2)
+    pair.export(small_disk)
+    make_read_only()
+    (delivery,) = pair.desk.take(small_disk)
+    (replay,) = import_letters(small_disk, pair.post, pair.ask)
+    assert pair.at_hub("usage") == [{"n": 0}, {"n": 1}]
+    for unwritten in (delivery.unwritten, replay.unwritten):
+        assert unwritten is not None
+        assert unwritten["exit"] == 6
+        assert "Read-only" in unwritten["what"]
+
+
+@pytest.mark.slow
+def test_a_nearly_full_stick_takes_the_oldest_files_and_says_what_is_left(
+    pair: Carried, small_disk: Path
+) -> None:
+    for _ in range(4):
+        pair.export(pair.stick("other"))
+        bodies = [{"x": os.urandom(1000).hex()} for _ in range(300)]
+        pair.site.ledger.note(*(Fact(Stream.USAGE, "test", "now", b) for b in bodies)).result()
+    with pytest.raises(NoSpaceError) as caught:
+        pair.export(small_disk)
+    found = re.search(r"is full: (\d+) written, (\d+) files? of [0-9.]+ [KM]iB", caught.value.what)
+    assert found is not None
+    there = [p for p in small_disk.rglob("*") if p.is_file()]
+    assert int(found[1]) == len(there) > 0
+    packs = courier.batches_folder(small_disk, "box-1", "usage")
+    firsts = sorted(courier.pack_of(p.name)[1] for p in packs.iterdir())
+    assert firsts[0] == 1
+    assert "disk" not in caught.value.what.replace(str(small_disk), "") + str(caught.value.hint)
+    assert "another stick" in str(caught.value.hint)
+    (replay,) = pair.bring(small_disk)
+    assert (replay.refused, replay.lacking) == ([], [])
+    before = pair.left(Stream.USAGE)
+    pair.take(small_disk)
+    assert pair.left(Stream.USAGE) < before
+    for _ in range(4):  # what came home makes room for the rest
+        with contextlib.suppress(NoSpaceError):
+            pair.export(small_disk)
+        pair.bring(small_disk)
+        pair.take(small_disk)
+    assert pair.left(Stream.USAGE) == 0
+
+
+def test_a_cut_file_is_named_with_its_line_and_what_to_do(pair: Carried) -> None:
+    pair.note(1)
+    stick = pair.stick("a")
+    pair.export(stick)
+    (path,) = courier.batches_folder(stick, "box-1", "usage").iterdir()
+    path.write_bytes(path.read_bytes() + b'{"cut\n')
+    report = courier.up_folder(stick, "box-1") / "reported.json"
+    report.write_bytes(b"{")
+    (replay,) = pair.bring(stick)
+    cut, short = replay.refused
+    assert f"{path}, line 2: " in cut["what"]
+    assert f"{report}: " in short["what"]
+    assert {r["hint"] for r in replay.refused} == {"export again from the node"}
+    report.write_bytes(b"")
+    path.unlink()
+    (replay,) = pair.bring(stick)
+    assert [r["what"] for r in replay.refused] == [f"{report} is empty"]
+
+
+def test_a_stick_of_another_organisation_is_said_once_and_not_written_to(
+    pair: Carried, tmp_path: Path
+) -> None:
+    other = Carried(tmp_path / "elsewhere")
+    stick = pair.stick("a")
+    other.note(3)
+    other.note(3, Stream.EVENTS)
+    other.export(stick)
+    other.close()
+    (delivery,) = pair.desk.take(stick)
+    (replay,) = import_letters(stick, pair.post, pair.ask)
+    assert {r["what"] for r in [*delivery.refused, *replay.refused]} == {
+        "what up/box-1 holds is of another organisation, or of another machine called box-1"
+    }
+    assert (len(delivery.refused), len(replay.refused)) == (1, 1)
+    assert not (stick / "dn").exists()
 
 
 def test_commands_come_in_the_order_of_their_counters(pair: Carried) -> None:
@@ -194,9 +360,15 @@ def test_links_on_a_stick_lead_nowhere(pair: Carried) -> None:
     for name in ("up", "dn"):
         (stick / name).mkdir()
         (stick / name / "box-1").symlink_to(real / name / "box-1")
-    assert list(courier.downward(stick, NodeId("box-1"))) == []
-    assert list(courier.upward(stick, NodeId("box-1"))) == []
-    assert list(courier.receipts(stick)) == []
+    box = NodeId("box-1")
+    for found in (
+        courier.downward(stick, box),
+        courier.upward(stick, box),
+        courier.receipts(stick),
+    ):
+        assert {str(each.error).rpartition("/")[2] for each in found} == {
+            "box-1 is a link, and links are not followed"
+        }
     folder = courier.batches_folder(stick, "box-1", "usage")
     before = files(real)
     courier.sweep(stick, folder, pair.site.ledger.epoch, ())

@@ -121,9 +121,8 @@ class HardOfHearing(CommandDesk):
 
     hears = False
 
-    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> None:
-        if self.hears:
-            await super().take(row, name, payload)
+    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> bool:
+        return self.hears and await super().take(row, name, payload)
 
 
 def test_a_command_comes_down_once_and_its_outcome_goes_up_until_it_is_heard(pair: Pair) -> None:
