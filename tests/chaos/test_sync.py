@@ -33,10 +33,8 @@ def test_an_hour_of_faults_loses_and_doubles_nothing(tmp_path: Path) -> None:
 def _written(folder: Path) -> Path:
     """Write the made-up hour as the real traces are written."""
     start = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 - as in the traces
-    rows = [
-        f"{start + datetime.timedelta(seconds=one.at):%Y-%m-%d %H:%M:%S.%f},{one.prompt},{one.completion}"
-        for one in _made_up_hour()
-    ]
+    hour = [(start + datetime.timedelta(seconds=one.at), one) for one in _made_up_hour()]
+    rows = [f"{at:%Y-%m-%d %H:%M:%S.%f},{one.prompt},{one.completion}" for at, one in hour]
     text = "\n".join(("TIMESTAMP,ContextTokens,GeneratedTokens", *rows))
     (folder / "AzureLLMInferenceTrace_madeup.csv").write_text(text)
     return folder
