@@ -14,7 +14,7 @@ from appliance.bundle.format import courier
 from appliance.bundle.format.courier import Carried, Letter
 from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, MalformedError, NotFoundError
+from appliance.errors import ApplianceError, MalformedError, NotFoundError, RevokedError
 from appliance.sync.topics import NodeTopics, parse_downward
 from appliance.trust.dsse import MAX_ENVELOPE_BYTES
 from appliance.trust.receipt import MAX_RECEIPT_BYTES
@@ -66,7 +66,7 @@ def _deliver(medium: Path, node: NodeId, files: Iterable[Carried], post: Post) -
     for envelopes in _groups(_parsed(files, made)):
         try:
             answer = post(node, envelopes)
-        except NotFoundError as error:  # a stranger's receipts keep nobody else's out
+        except (NotFoundError, RevokedError) as error:  # these keep nobody else's out
             made.refused.append(error.to_wire())
             return made
         for result in answer["results"]:
@@ -171,7 +171,7 @@ def _replay(
                     made.refused.append(result)
         if not none:
             made.written = export_node(medium, node, ask)
-    except NotFoundError as error:  # a stranger keeps nobody else's out
+    except (NotFoundError, RevokedError) as error:  # these keep nobody else's out
         made.refused.append(error.to_wire())
     return not none or bool(made.refused)
 
@@ -222,6 +222,7 @@ def export_node(medium: Path, node: NodeId, ask: Ask) -> list[str]:
 
     Raises:
         NotFoundError: there is no such medium, or the hub does not know the node.
+        RevokedError: the node was revoked: nothing is written.
         NoSpaceError, StateUnusableError: as ``courier.write``.
     """
     files = {}
