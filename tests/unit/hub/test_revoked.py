@@ -158,8 +158,9 @@ def test_a_word_that_is_sealed_while_the_node_is_revoked_is_not_said(
         told.revoke()
         return found
 
-    async def story(_: Ask) -> None:
+    async def story(ask: Ask) -> None:
         topic = NodeTopics(NodeId("box-1")).desired
+        assert (await ask("GET", NODE)).status == 200
         await until(lambda: topic in told.down(), "the greeting")
         said = told.down().count(topic)
         monkeypatch.setattr(told.hub.service, "_envelope", slowly)
@@ -195,7 +196,7 @@ def test_a_revoked_node_on_a_stick_keeps_nobody_else_out(tmp_path: Path) -> None
     for name in ("box-1", "box-2"):
         folder = tmp_path / "up" / name / "receipts"
         folder.mkdir(parents=True)
-        (folder / "00000001.json").write_text("{}")
+        (folder / "e1-1.json").write_text("{}")
         (tmp_path / "up" / name / "reported.json").write_text(json.dumps({}))
     found = carrier.import_folder(tmp_path, refusing)
     assert [(d.node, d.new, len(d.refused)) for d in found] == [("box-1", 0, 1), ("box-2", 1, 0)]
