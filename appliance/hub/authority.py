@@ -209,7 +209,8 @@ class Standing:
 def renew_authority(state: Path, org: str, now: datetime.datetime) -> Authority:
     """Make another authority, and sign anew what the old one signed for the hub itself.
 
-    That is the list of the revoked and the hub's own certificate; nodes and brokers follow.
+    That is the list of the revoked and the hub's own certificate, for another key: who stole the
+    authority's has that one too. Nodes and brokers follow.
 
     Raises:
         StateUnusableError: its files cannot be written.
@@ -220,6 +221,7 @@ def renew_authority(state: Path, org: str, now: datetime.datetime) -> Authority:
     except StateUnusableError:  # this authority has issued nothing yet that could be on it
         crl = made.crl([], now)
     write_durably(state / CRL, crl)
+    FileTlsKey.create(state / "identity" / _HUB_KEY)
     hub_tls(state, made, now)
     return made
 
@@ -266,6 +268,8 @@ def hub_tls(state: Path, authority: Authority, now: datetime.datetime) -> tuple[
     certificate, key_file = folder / _HUB, folder / _HUB_KEY
     key = FileTlsKey.open(key_file) if key_file.exists() else FileTlsKey.create(key_file)
     known = _known_chain(certificate)
+    if known is not None and spki(known.own.public_key()) != key.public:
+        known = None
     ours = known is not None and known.pem.endswith(authority.pem.encode())
     if known is None or not ours or known.expires - now < _HUB_LIFE / 4:
         chain = authority.issue(HUB_NAME, key.private.public_key(), now, _HUB_LIFE)

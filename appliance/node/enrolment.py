@@ -257,6 +257,8 @@ class Certificates:
         check_chain(chain, self._key().public, self._identity.node, authorities, now)
         known = self.chain()
         if known is not None and known.pem == chain.pem:
+            if pinned and not self.authorities():  # it was damaged here
+                write_durably(self._state / _AUTHORITY, pinned.encode())
             return _taken(known, news=False)
         is_older = known is not None and known.expires > chain.expires
         if is_older and known is not None and was_issued_by(known, authorities):
@@ -362,9 +364,15 @@ def node_tls(state: Path) -> tuple[Path, Path] | None:
 
 
 def hub_authorities(state: Path) -> tuple[str, ...]:
-    """Return the authority that enrolment named; it counts until a bundle names others."""
+    """Return the authority that enrolment named; it counts until a bundle names others.
+
+    Nobody's when the file is damaged: it has to be named again.
+    """
     path = state / _AUTHORITY
-    return (path.read_text(),) if path.exists() else ()
+    try:
+        return (Chain.parse(path.read_bytes()).pem.decode(),) if path.exists() else ()
+    except MalformedError:
+        return ()
 
 
 def hub_url(state: Path) -> str:

@@ -64,8 +64,12 @@ def test_the_new_authority_signs_at_once_what_the_hub_itself_shows(
     office: Office, tmp_path: Path
 ) -> None:
     serial = revoked(office, tmp_path)
-    certificate, _ = hub_tls(office.folder, office.authority, NOW)
+    certificate, key = hub_tls(office.folder, office.authority, NOW)
+    stolen = key.read_bytes()
     new = renew_authority(office.folder, "acme", NOW)
+    assert key.read_bytes() != stolen
+    own = Chain.parse(certificate.read_bytes()).own
+    assert own.public_key() == FileTlsKey.open(key).private.public_key()
     written = (office.folder / "crl.pem").read_bytes()
     assert is_signed(written, new)
     assert serials(written) == [serial]
@@ -79,6 +83,13 @@ def test_a_list_that_is_damaged_or_a_certificate_stops_no_new_authority(office: 
     new = renew_authority(office.folder, "acme", NOW)
     assert is_signed((office.folder / "crl.pem").read_bytes(), new)
     assert certificate.read_bytes().endswith(new.pem.encode())
+
+
+def test_a_power_cut_between_key_and_certificate_of_the_hub_heals(office: Office) -> None:
+    certificate, key = hub_tls(office.folder, office.authority, NOW)
+    made = FileTlsKey.create(key)
+    hub_tls(office.folder, office.authority, NOW)
+    assert Chain.parse(certificate.read_bytes()).own.public_key() == made.private.public_key()
 
 
 def test_an_authority_that_is_removed_is_not_made_anew_behind_a_hub(tmp_path: Path) -> None:

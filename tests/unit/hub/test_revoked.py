@@ -11,7 +11,7 @@ import pytest
 
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, RevokedError, from_wire
-from appliance.hub import carrier, roster, store
+from appliance.hub import carrier, receipts, roster, store
 from appliance.hub.api import HubApi
 from appliance.hub.commands import CommandDesk
 from appliance.sync import mqtt
@@ -128,21 +128,19 @@ def test_what_a_revoked_node_says_over_an_open_connection_is_not_answered(told: 
     async def story(ask: Ask) -> None:
         assert (await ask("POST", f"{NODE}/commands", RESTART)).status == 200
         topics = NodeTopics(NodeId("box-1"))
-        await until(lambda: topics.command("1") in told.down())
-        stale = told.hub.row()
+        told.broker.publish(topics.stream("usage"), told.node.batch(["a"]).envelope)
+        await until(lambda: {topics.ack, topics.command("1")} <= {*told.down()})
         told.revoke()
         before = told.down()
         for number in (2, 3):
             now = told.hub.clock.utc()
             told.broker.publish(topics.reported, told.node.report(number, now))
-        told.broker.publish(topics.stream("usage"), told.node.batch(["a"]).envelope)
+        told.broker.publish(topics.stream("usage"), told.node.batch(["b"]).envelope)
         await until(lambda: len(told.hub.refusals()) >= 3, "the refusals")
         assert set(told.hub.refusals()) == {"revoked"}
         await told.hub.service.say("box-1")
         told.hub.service.tell(told.hub.row())
         assert await told.hub.service.intake.acknowledgements(["box-1"]) == []
-        assert told.hub.service._signed_time(told.hub.row()) is None
-        assert stale.revoked_at is None
         assert told.down() == before
 
     told.run(story)
@@ -168,6 +166,13 @@ def test_a_word_that_is_sealed_while_the_node_is_revoked_is_not_said(
         assert told.down().count(topic) == said
 
     told.run(story)
+
+
+def test_a_revoked_node_is_not_told_the_time(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "signed_time", lambda *_: b"12 o'clock")
+    assert told.hub.service._signed_time(told.hub.row()) == b"12 o'clock"
+    told.revoke()
+    assert told.hub.service._signed_time(told.hub.row()) is None
 
 
 def test_a_machine_that_takes_the_name_is_asked_again(told: Told) -> None:

@@ -352,6 +352,18 @@ def test_a_node_whose_authority_a_bundle_ended_asks_the_hub_within_half_a_minute
     assert not site.certificates.is_due()
 
 
+def test_an_authority_that_is_damaged_here_has_to_be_named_again(site: Site) -> None:
+    site.certificates.take(site.chain(), authority=site.office.authority.hash)
+    assert site.certificates.authorities() == (site.office.authority.pem,)
+    (site.machine.folder / "identity" / "hub-ca.pem").write_bytes(b"\xff")
+    assert site.certificates.authorities() == ()
+    with pytest.raises(NotFoundError) as refused:
+        site.certificates.take(site.chain())
+    assert "--ca HASH" in str(refused.value.hint)
+    site.certificates.take(site.chain(), authority=site.office.authority.hash)
+    assert site.certificates.authorities() == (site.office.authority.pem,)
+
+
 @pytest.mark.parametrize(("data", "why"), [(b"", "is empty"), (b"junk", "is damaged")])
 def test_a_certificate_that_is_damaged_on_the_stick_is_said_in_words(
     site: Site, tmp_path: Path, data: bytes, why: str
