@@ -8,6 +8,7 @@ import typer
 from appliance.cli.common import AsJson, show
 from appliance.core import wire
 from appliance.errors import MalformedError, NotFoundError
+from appliance.trust.declarations import authorities_in
 from appliance.trust.keys import PublicKey
 from appliance.trust.passing import read_file
 from appliance.trust.publishers import Publisher
@@ -53,7 +54,10 @@ def name_ca(
     ca: Annotated[list[Path], typer.Option(help="Certificates in PEM; may be repeated.")],
     as_json: AsJson = False,
 ) -> None:
-    epoch = Repository(folder).name_ca([read_file(path) for path in ca])
+    found = {path: read_file(path) for path in ca}
+    for path, data in found.items():
+        authorities_in(data, str(path))
+    epoch = Repository(folder).name_ca(list(found.values()))
     text = f"hub epoch {epoch}; the next bundle that is built says so to the nodes"
     show({"epoch": epoch}, text, as_json=as_json)
 

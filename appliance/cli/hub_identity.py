@@ -15,7 +15,7 @@ from appliance.errors import (
     ApplianceError,
     ExpiredError,
     NotFoundError,
-    SignatureError,
+    ScopeError,
     UsageError,
 )
 from appliance.hub import identity
@@ -62,7 +62,14 @@ def ca(
     as_json: AsJson = False,
 ) -> None:
     found = _authority(state_dir, new=new)
-    show({"pem": found.pem, "hash": found.hash}, f"{found.pem}hash: {found.hash}", as_json=as_json)
+    text = f"{found.pem}hash: {found.hash}"
+    if new:
+        text += (
+            "\n  a hub that runs issues with it from now on; tokens that were not used are void"
+            "\n  next: keys name-ca with this one alone, and a bundle for the nodes;"
+            "\n  then hub broker-cert for each broker, and start it again"
+        )
+    show({"pem": found.pem, "hash": found.hash}, text, as_json=as_json)
 
 
 def broker_cert(
@@ -76,9 +83,13 @@ def broker_cert(
     state_dir: HubStateDir = DEFAULT_HUB_STATE,
     as_json: AsJson = False,
 ) -> None:
-    from appliance.trust.certificates import FileTlsKey  # noqa: PLC0415 - others do without
+    from appliance.hub.authority import current_crl, server_names  # noqa: PLC0415 - others do
+    from appliance.trust.certificates import FileTlsKey  # noqa: PLC0415 - without
 
+    server_names(host)
+    joined = f"_site-{checked(ids.node_id)(bridge)}" if bridge else ""
     authority, now = _authority(state_dir), _now()
+    revoked = current_crl(state_dir, authority, now)
     make_folder(folder)
 
     def key(name: str) -> FileTlsKey:
@@ -86,18 +97,16 @@ def broker_cert(
         return FileTlsKey.open(path) if path.exists() else FileTlsKey.create(path)
 
     chain = authority.issue_server(host, key("broker-key.pem"), now)
-    crl = state_dir / "crl.pem"
     files = {
         "broker.pem": chain.pem,
         "hub-ca.pem": authority.pem.encode(),
-        "revoked.pem": crl.read_bytes() if crl.exists() else authority.crl([], now),
+        "revoked.pem": revoked,
     }
-    if bridge:
-        joined = f"_site-{checked(ids.node_id)(bridge)}"
+    if joined:
         files["site.pem"] = authority.issue_bridge(joined, key("site-key.pem"), now).pem
     for name, data in files.items():
         write_durably(folder / name, data)
-    names = sorted([*files, "broker-key.pem", *(["site-key.pem"] if bridge else [])])
+    names = sorted([*files, "broker-key.pem", *(["site-key.pem"] if joined else [])])
     expires = chain.expires.date().isoformat()
     text = f"{folder} holds {', '.join(names)}, good until {expires}"
     show({"folder": str(folder), "files": names, "expires": expires}, text, as_json=as_json)
@@ -221,7 +230,7 @@ def _chain(
     if not compared:
         try:
             return str(hub.call("POST", "/api/v1/enrol", {"request": request})["chain"])
-        except (ExpiredError, NotFoundError, SignatureError):  # what a person may decide
+        except (ExpiredError, NotFoundError, ScopeError):  # what a person may decide
             if not asks:
                 raise
         print(f"{looked['node']} asks for a certificate; its fingerprint is")
@@ -247,10 +256,10 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _authority(state: Path, *, new: bool = False) -> Any:
-    from appliance.hub.authority import Authority  # noqa: PLC0415 - other commands do without
+    from appliance.hub.authority import Authority, renew_authority  # noqa: PLC0415 - others do not
 
     org = identity.load(state).org
-    return Authority.anew(state, org, _now()) if new else Authority.of(state, org, _now())
+    return renew_authority(state, org, _now()) if new else Authority.of(state, org, _now())
 
 
 def _minutes(text: str) -> int:

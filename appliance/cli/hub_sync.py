@@ -126,17 +126,26 @@ def _replayed(medium: Path, found: dict[str, Any]) -> list[str]:
 
 
 def _export(medium: Path, hub: HttpClient, node: str | None, *, as_json: bool) -> None:
+    from appliance.errors import RevokedError  # noqa: PLC0415
     from appliance.hub.carrier import export_node  # noqa: PLC0415 - other commands do without
 
     if node is None:
         names = [n["node"] for n in hub.call("GET", "/api/v1/nodes")["nodes"]]
     else:
         names = [checked(ids.node_id)(node)]
-    written = {
-        n: export_node(medium, NodeId(n), lambda who: hub.call("GET", f"{_path(who)}/messages"))
-        for n in names
-    }
-    lines = [f"{n}: {', '.join(files) or 'nothing to say'}" for n, files in written.items()]
+    written: dict[str, list[str]] = {}
+    lines = []
+    for n in names:
+        try:
+            written[n] = export_node(
+                medium, NodeId(n), lambda who: hub.call("GET", f"{_path(who)}/messages")
+            )
+        except RevokedError:
+            if node is not None:
+                raise
+            lines.append(f"{n}: revoked, nothing is written for it")
+        else:
+            lines.append(f"{n}: {', '.join(written[n]) or 'nothing to say'}")
     show({"nodes": written}, "\n".join(lines) or "no node was admitted yet", as_json=as_json)
 
 

@@ -7,6 +7,7 @@ it.
 
 import datetime
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from appliance.errors import StateUnusableError, UsageError
+from appliance.errors import MalformedError, StateUnusableError, UsageError
+from appliance.kit.clock import Clock
 from appliance.kit.files import locked, write_durably
 from appliance.trust.certificates import Chain, FileTlsKey, authority_hash, named, spki
 
@@ -37,6 +39,8 @@ _CRL_LIFE = datetime.timedelta(days=3650)
 """A broker that is cut off must not turn everybody away because its list is old: it is pushed."""
 
 _HUB_LIFE = datetime.timedelta(days=825)
+_MOST_CN, _MOST_HOST = 64, 253
+_HOST = re.compile(r"(\*\.)?(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +123,9 @@ class Authority:
         Raises:
             UsageError: there is no name.
         """
-        if not hosts:
-            raise UsageError("a broker has a name or an address: --host NAME")
+        names = x509.SubjectAlternativeName(server_names(hosts))
         public = key.private.public_key()
-        builder = self._begun(named(hosts[0]), public, now, _HUB_LIFE)
-        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        builder = self._begun(named(hosts[0][:_MOST_CN]), public, now, _HUB_LIFE)
         builder = _for(builder, ExtendedKeyUsageOID.SERVER_AUTH)
         return self._chain(builder.add_extension(names, critical=False))
 
@@ -141,6 +143,10 @@ class Authority:
             entry = x509.RevokedCertificateBuilder().serial_number(int(each.serial, 16))
             builder = builder.add_revoked_certificate(entry.revocation_date(each.at).build())
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+    def has_signed(self, crl: x509.CertificateRevocationList) -> bool:
+        """Whether a list of revoked certificates is this authority's."""
+        return crl.is_signature_valid(self._key.public_key())
 
     def _begun(
         self, subject: x509.Name, public: CertificatePublicKeyTypes, now: datetime.datetime,
@@ -166,17 +172,117 @@ class Authority:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
 
+class Standing:
+    """The authority of a hub that runs: the new one as soon as ``hub ca --new`` has made it."""
+
+    def __init__(self, state: Path, org: str, clock: Clock) -> None:
+        """Make the authority if there is none yet.
+
+        Raises:
+            StateUnusableError: as ``Authority.of``.
+        """
+        self._state, self._org, self._clock = state, org, clock
+        self._file = state / "identity" / _CA
+        self._known = self._mark(), Authority.of(state, org, clock.utc())
+
+    def __call__(self) -> Authority:
+        """Return the authority of this moment.
+
+        Raises:
+            StateUnusableError: its files are damaged.
+        """
+        mark, found = self._known
+        now = self._mark()
+        if now is not None and now != mark:  # one that was removed is not made anew behind a hub
+            found = Authority.of(self._state, self._org, self._clock.utc())
+            self._known = now, found
+        return found
+
+    def _mark(self) -> tuple[int, int] | None:
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+
+def renew_authority(state: Path, org: str, now: datetime.datetime) -> Authority:
+    """Make another authority, and sign anew what the old one signed for the hub itself.
+
+    That is the list of the revoked and the hub's own certificate, for another key: who stole the
+    authority's has that one too. Nodes and brokers follow.
+
+    Raises:
+        StateUnusableError: its files cannot be written.
+    """
+    made = Authority.anew(state, org, now)
+    try:
+        crl = current_crl(state, made, now)
+    except StateUnusableError:  # this authority has issued nothing yet that could be on it
+        crl = made.crl([], now)
+    write_durably(state / CRL, crl)
+    FileTlsKey.create(state / "identity" / _HUB_KEY)
+    hub_tls(state, made, now)
+    return made
+
+
+def current_crl(state: Path, authority: Authority, now: datetime.datetime) -> bytes:
+    """Return the list in ``crl.pem``; signed anew when another authority had signed it.
+
+    Raises:
+        StateUnusableError: it is damaged.
+    """
+    try:
+        data = (state / CRL).read_bytes()
+    except FileNotFoundError:
+        return authority.crl([], now)
+    try:
+        found = x509.load_pem_x509_crl(data)
+        if authority.has_signed(found):
+            return data
+        revoked = [
+            RevokedSerial(f"{each.serial_number:x}", each.revocation_date_utc) for each in found
+        ]
+    except (ValueError, TypeError) as error:
+        raise StateUnusableError(
+            f"{state / CRL} is not a list of revoked certificates",
+            hint="start the hub again, which writes it: appliance hub run",
+        ) from error
+    return authority.crl(revoked, now)
+
+
+def server_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """Return names and addresses of a broker as certificates have them.
+
+    Raises:
+        UsageError: there is none, or one is neither a name nor an address.
+    """
+    if not hosts:
+        raise UsageError("a broker has a name or an address: --host NAME")
+    return [_general_name(host) for host in hosts]
+
+
 def hub_tls(state: Path, authority: Authority, now: datetime.datetime) -> tuple[Path, Path]:
     """Return certificate and key that the hub itself shows the broker, made anew when due."""
     folder = state / "identity"
     certificate, key_file = folder / _HUB, folder / _HUB_KEY
     key = FileTlsKey.open(key_file) if key_file.exists() else FileTlsKey.create(key_file)
-    known = Chain.parse(certificate.read_bytes()) if certificate.exists() else None
+    known = _known_chain(certificate)
+    if known is not None and spki(known.own.public_key()) != key.public:
+        known = None
     ours = known is not None and known.pem.endswith(authority.pem.encode())
     if known is None or not ours or known.expires - now < _HUB_LIFE / 4:
         chain = authority.issue(HUB_NAME, key.private.public_key(), now, _HUB_LIFE)
         write_durably(certificate, chain.pem)
     return certificate, key_file
+
+
+def _known_chain(path: Path) -> Chain | None:
+    """Return a chain of our own; None when there is none, or it is damaged and so made anew."""
+    try:
+        return Chain.parse(path.read_bytes()) if path.exists() else None
+    except MalformedError:
+        return None
 
 
 def _self_signed(key: FileTlsKey, org: str, now: datetime.datetime) -> x509.Certificate:
@@ -222,10 +328,12 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(host)
-    except ValueError as error:
-        raise UsageError(f"{host[:80]!r} is neither a name nor an address") from error
+    if len(host) > _MOST_HOST or not _HOST.fullmatch(host):
+        raise UsageError(
+            f"{host[:80]!r} is neither a name nor an address",
+            hint="as nodes reach the broker: --host broker.example.com, or --host 10.0.0.5",
+        )
+    return x509.DNSName(host)
 
 
 def _read(path: Path) -> x509.Certificate:

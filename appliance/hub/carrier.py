@@ -295,6 +295,7 @@ def export_node(medium: Path, node: NodeId, ask: Ask) -> list[str]:
 
     Raises:
         NotFoundError: there is no such medium, or the hub does not know the node.
+        RevokedError: the node was revoked: nothing is written.
         NoSpaceError, StateUnusableError: as ``courier.write``.
     """
     files = {}

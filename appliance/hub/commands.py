@@ -73,9 +73,10 @@ class CommandDesk:
 
         Raises:
             NotFoundError: the node was never admitted.
+            RevokedError: it was revoked.
             UsageError: it never reported, or what is commanded makes no sense.
         """
-        row = self._db.read(lambda db: store.node(db, name))
+        row = self._db.read(lambda db: store.standing(db, name))
         if row.db_epoch is None:
             raise UsageError(f"{name} has not reported yet, so nothing can be addressed to it")
         if not 1 <= lifetime_s <= _LONGEST_S:
@@ -89,6 +90,7 @@ class CommandDesk:
         to = Addressee(self._identity.org, row.node, row.key, row.db_epoch)
 
         def effect(db: sqlite3.Connection) -> int:
+            store.standing(db, name)
             counter = _next_counter(db, row)
             body = {
                 "directorEpoch": self._identity.director_epoch,

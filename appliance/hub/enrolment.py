@@ -77,10 +77,11 @@ class Enrolment:
     """Takes requests by every road, issues, and revokes."""
 
     def __init__(
-        self, org: str, state: Path, authority: Authority, db: GroupCommit, clock: Clock,
-        policy: Policy,
+        self, org: str, state: Path, authority: Callable[[], Authority], db: GroupCommit,
+        clock: Clock, policy: Policy,
     ) -> None:  # fmt: skip
-        self.authority = authority
+        """``authority`` is asked at each use: a person may make another while the hub runs."""
+        self._authority = authority
         self.on_gone: Callable[[str], None] = lambda _: None
         """Called with a node's name when its key is gone, on the event loop's thread."""
         self._org = org
@@ -88,6 +89,11 @@ class Enrolment:
         self._db = db
         self._clock = clock
         self._policy = policy
+
+    @property
+    def authority(self) -> Authority:
+        """Who issues now."""
+        return self._authority()
 
     # --- the desk for what comes over the broker -------------------------------------------------
 
@@ -106,8 +112,12 @@ class Enrolment:
         """Return a node's newest certificate while it is young: nobody says whether it arrived."""
         young = rfc3339(self._clock.utc() - _TOLD_FOR)
         newest = self._db.read(lambda db: roster.issued(db, row.node, row.key))[:1]
-        topic = NodeTopics(NodeId(row.node)).certificate
-        return [Message(topic, found.chain) for found in newest if found.issued_at > young]
+        topic, ours = NodeTopics(NodeId(row.node)).certificate, self.authority.pem.encode()
+        return [
+            Message(topic, found.chain)
+            for found in newest
+            if found.issued_at > young and found.chain.endswith(ours)
+        ]
 
     # --- the other roads -------------------------------------------------------------------------
 
@@ -201,15 +211,21 @@ class Enrolment:
 
     def crl(self) -> bytes:
         """Return the list of revoked certificates, in PEM, as of now."""
-        now = self._clock.utc()
-        found = self._db.read(lambda db: roster.revoked_serials(db, rfc3339(now)))
-        return self.authority.crl(found, now)
+        return self._crl(self.authority)
 
     def write_crl(self) -> None:
         """Write the list to ``crl.pem``, for the broker."""
-        write_durably(self._state / CRL, self.crl())
+        authority = None
+        while authority is not (newest := self.authority):  # another may be made meanwhile
+            authority = newest
+            write_durably(self._state / CRL, self._crl(authority))
 
     # ---------------------------------------------------------------------------------------------
+
+    def _crl(self, authority: Authority) -> bytes:
+        now = self._clock.utc()
+        found = self._db.read(lambda db: roster.revoked_serials(db, rfc3339(now)))
+        return authority.crl(found, now)
 
     def _opened(self, data: bytes) -> Asked:
         if len(data) > MAX_ENVELOPE_BYTES:
@@ -262,13 +278,13 @@ class Enrolment:
         if admitted is not None:
             _admit(db, asked, admitted, at)
         known = _known(db, asked)
-        earlier = roster.issued(db, asked.node, asked.key)
-        if (repeated := self._repeated(earlier, asked, now)) is not None:
+        earlier, authority = roster.issued(db, asked.node, asked.key), self.authority
+        if (repeated := self._repeated(earlier, asked, now, authority)) is not None:
             return repeated
         if admitted is None and earlier:
             self._check_end(earlier, asked, now)
         public = asked.request.csr.public_key()
-        chain = self.authority.issue(known.node, public, now, self._policy.life)
+        chain = authority.issue(known.node, public, now, self._policy.life)
         ends = rfc3339(chain.expires)
         roster.note_issued(
             db,
@@ -278,10 +294,10 @@ class Enrolment:
         return chain.pem
 
     def _repeated(
-        self, earlier: list[Issued], asked: Asked, now: datetime.datetime
+        self, earlier: list[Issued], asked: Asked, now: datetime.datetime, authority: Authority
     ) -> bytes | None:
         """Return what was issued for this very question, or has most of its life before it."""
-        ours = self.authority.pem.encode()
+        ours = authority.pem.encode()
         for found in earlier:
             if found.public != asked.request.public or not found.chain.endswith(ours):
                 continue
@@ -336,10 +352,7 @@ def _admit(db: sqlite3.Connection, asked: Asked, admitted: _Admission, at: str) 
     known = roster.find(db, asked.node)
     if known is not None and known.key != asked.key and known.revoked_at is None:
         if not admitted.replaces:
-            raise ScopeError(
-                f"{asked.node} is known by another key",
-                hint="if this machine takes its place: --replace, which revokes the old key",
-            )
+            raise _other_key(asked.node)
         roster.replace(db, asked.node, asked.key, at)
     roster.admit(db, asked.node, asked.key, admitted.site, at)
 
@@ -353,8 +366,16 @@ def _known(db: sqlite3.Connection, asked: Asked) -> NodeRow:
         )
     roster.check_key(db, asked.key)
     if row.key != asked.key:
-        raise SignatureError(f"{_WHAT} is signed by another key than that of {asked.node}")
+        raise _other_key(asked.node)
     return row
+
+
+def _other_key(node: str) -> ScopeError:
+    return ScopeError(
+        f"{node} is known by another key",
+        hint=f"give this machine another name; if it takes the place of {node}: "
+        f"appliance hub token {node} --replace, which revokes the old key",
+    )
 
 
 def _wire(node: str, chain: bytes) -> dict[str, Any]:

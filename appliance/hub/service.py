@@ -78,7 +78,12 @@ class HubService:
         self._desks[kind] = desk
 
     def tell(self, row: NodeRow) -> None:
-        """Say to one node what the desks have for it, if there is a connection."""
+        """Say to one node what the desks have for it, if there is a connection.
+
+        ``row`` is as of now: to a node that was revoked nothing is said.
+        """
+        if row.revoked_at is not None:
+            return
         for desk in self._desks.values():
             for message in desk.messages(row):
                 self._publish(message)
@@ -109,8 +114,9 @@ class HubService:
     async def say(self, name: str) -> None:
         """Publish what the fleet asks of a node, when there is something and a way to say it."""
         envelope = await self._envelope(name)
-        if envelope is not None and self._connection is not None:
-            self._connection.publish(NodeTopics(NodeId(name)).desired, envelope, retain=True)
+        if envelope is None or self._db.read(partial(store.node, name=name)).revoked_at:
+            return  # also when it was revoked while the envelope was sealed
+        self._publish(Message(NodeTopics(NodeId(name)).desired, envelope, retained=True))
 
     def forget(self, name: str) -> None:
         """Have the broker forget what it retains for a node whose key is gone."""
@@ -165,8 +171,13 @@ class HubService:
         return [found.get(place, {"result": "taken"}) for place in range(len(messages))]
 
     async def answers(self, name: str) -> list[Message]:
-        """Return all that there is to say to a node now, for another road to carry."""
-        row = self._db.read(partial(store.node, name=name))
+        """Return all that there is to say to a node now, for another road to carry.
+
+        Raises:
+            NotFoundError: it was never admitted.
+            RevokedError: it was revoked.
+        """
+        row = self._db.read(partial(store.standing, name=name))
         topics = NodeTopics(NodeId(row.node))
         said = {topics.time: self._signed_time(row), topics.desired: await self._envelope(name)}
         found = [Message(topic, data) for topic, data in said.items() if data is not None]
@@ -291,7 +302,7 @@ class HubService:
             self.tell(self._db.read(partial(store.node, name=row.node)))
         elif (desk := self._desks.get(upward.kind)) is not None:
             is_new = await desk.take(row, upward.name, payload) is not False
-            self.tell(row)
+            self.tell(self._db.read(partial(store.node, name=row.node)))
         return is_new
 
     async def _link(self, row: NodeRow, payload: bytes) -> None:
@@ -329,6 +340,8 @@ class HubService:
         return True
 
     def _signed_time(self, row: NodeRow) -> bytes | None:
+        if row.revoked_at is not None:
+            return None
         now = self._clock.utc()
         return self._db.read(lambda db: receipts.signed_time(db, row, self._identity, now))
 

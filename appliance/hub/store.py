@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.core import wire
 from appliance.core.documents import Document
-from appliance.errors import NotFoundError, UsageError
+from appliance.errors import NotFoundError, RevokedError, UsageError
 from appliance.hub import resume
 from appliance.hub.ingest import ingest
 
@@ -109,6 +109,22 @@ def node(db: sqlite3.Connection, name: str) -> NodeRow:
     return _node(row)
 
 
+def standing(db: sqlite3.Connection, name: str) -> NodeRow:
+    """Return a node of which something may be asked, and to which something may be said.
+
+    Raises:
+        NotFoundError: it was never admitted.
+        RevokedError: it was revoked.
+    """
+    row = node(db, name)
+    if row.revoked_at is not None:
+        raise RevokedError(
+            f"{row.node} was revoked at {row.revoked_at}: nothing is said to it any more",
+            hint=f"for another machine under its name: appliance hub token {row.node}",
+        )
+    return row
+
+
 def _node(row: sqlite3.Row) -> NodeRow:
     found = dict(row)
     for name in ("link", "reported"):
@@ -127,13 +143,14 @@ def senders(db: sqlite3.Connection, names: Collection[str]) -> dict[str, Sender]
 
 
 def committed(db: sqlite3.Connection, names: Collection[str]) -> list[Committed]:
-    """Return what is to be acknowledged to nodes; one that never said its epoch is left out."""
+    """Return what is to be acknowledged; nodes without an epoch, or revoked, are left out."""
     (text,) = db.execute(
         "SELECT json_group_array(json_array(node, key, db_epoch, json(streams))) FROM (SELECT"
         " n.node, n.key, n.db_epoch, json_group_object(p.stream,"
         " json_object('epoch', p.epoch, 'upto', p.upto, 'hash', p.hash)) AS streams"
         " FROM nodes AS n JOIN positions AS p ON p.node = n.node AND p.epoch = n.db_epoch"
-        " WHERE n.node IN (SELECT value FROM json_each(?)) GROUP BY n.node)",
+        " WHERE n.revoked_at IS NULL AND n.node IN (SELECT value FROM json_each(?))"
+        " GROUP BY n.node)",
         (json.dumps(list(names)),),
     ).fetchone()
     return [Committed(*row) for row in json.loads(text)]
@@ -224,9 +241,10 @@ def put_documents(db: sqlite3.Connection, name: str, found: Sequence[Document]) 
 
     Raises:
         NotFoundError: the node was never admitted.
+        RevokedError: it was revoked.
         UsageError: all of it would not fit into one envelope.
     """
-    node(db, name)
+    standing(db, name)
     for document in found:
         db.execute(
             "INSERT INTO documents VALUES (?, ?, ?, ?)"
@@ -248,7 +266,9 @@ def delete_document(db: sqlite3.Connection, name: str, kind: str, document: str)
 
     Raises:
         NotFoundError: it was not asked for.
+        RevokedError: the node was revoked.
     """
+    standing(db, name)
     gone = db.execute(
         "DELETE FROM documents WHERE node = ? AND kind = ? AND name = ?", (name, kind, document)
     )
@@ -279,7 +299,8 @@ def kept(db: sqlite3.Connection, name: str, too_old: str) -> bytes | None:
     """Return the envelope that ``sealed`` would return without sealing anything."""
     row = db.execute(
         "SELECT g.envelope FROM generations AS g JOIN nodes AS n"
-        " ON n.node = g.node AND n.db_epoch = g.db_epoch WHERE g.node = ? AND g.sealed_at >= ?"
+        " ON n.node = g.node AND n.db_epoch = g.db_epoch AND n.revoked_at IS NULL"
+        " WHERE g.node = ? AND g.sealed_at >= ?"
         " AND NOT EXISTS (SELECT 1 FROM resuming WHERE node = g.node)",
         (name, too_old),
     ).fetchone()
@@ -293,12 +314,13 @@ def sealed(
 
     One that was sealed before ``too_old`` makes place for a new generation, so that what a broker
     retains never expires; and so does one for another ledger, because no number may ever stand
-    for two contents. None when nothing was asked, or the node never said its epoch.
+    for two contents. None when nothing was asked, the node never said its epoch, or it was revoked.
     """
     row = db.execute(
         "SELECT generation, db_epoch, envelope, sealed_at FROM generations WHERE node = ?", (name,)
     ).fetchone()
-    epoch = node(db, name).db_epoch
+    known = node(db, name)
+    epoch = None if known.revoked_at is not None else known.db_epoch
     if row is None or epoch is None or resume.is_held(db, name):
         return None
     number, sealed_for, envelope, sealed_at = row

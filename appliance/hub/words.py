@@ -62,9 +62,10 @@ def roll_back(db: sqlite3.Connection, node: str, to: int, why: str, *, keep: boo
 
     Raises:
         NotFoundError: the node was never admitted.
+        RevokedError: it was revoked.
         UsageError: nothing older is named, or there is no reason.
     """
-    store.node(db, node)
+    store.standing(db, node)
     if not 0 < len(why.strip()) <= MOST_WHY or not why.isprintable():
         raise UsageError(f"say why, in 1 to {MOST_WHY} characters that can be shown")
     newest = store.generation(db, node) or 0

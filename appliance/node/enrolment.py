@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 _KEY, _CHAIN = Path("identity", "tls-key.pem"), Path("identity", "tls.pem")
 _AUTHORITY, _HUB = Path("identity", "hub-ca.pem"), Path("identity", "hub-url.json")
 _LIFETIME = floor.SPAN
+_LOOK_S, _SOON_S = 30.0, 60.0
+"""How often the certificate is looked at; how soon a node asks again whose authority is gone."""
 _SAME_REQUEST_S = 3600.0
 """So long the same question is asked again, so that its answer may be the same too."""
 
@@ -99,20 +101,23 @@ class Certificates:
             self._asked = (now, made)
         return made
 
-    def take(self, data: bytes, *, authority: str = "") -> Taken:
+    def take(
+        self, data: bytes, *, authority: str = "", what: str = "what came as a certificate"
+    ) -> Taken:
         """Take a chain of certificates, or raise what stops it.
 
         Args:
             data: The chain in PEM, this node's own certificate first.
             authority: The SHA-256 of the hub's authority, as a token or a person said it; needed
                 until a bundle names the authorities of this fleet.
+            what: What the chain is called in an error, such as the file that it came from.
 
         Raises:
             RefusedError: with TRUST's code; noted in the audit stream, but sparingly.
             NotFoundError: nobody said whose certificates count.
         """
         try:
-            return self._take(data, authority)
+            return self._take(Chain.parse(data, what), authority)
         except RefusedError as error:
             why = self._refusals.why(error.what, self._clock.monotonic())
             if why is not None:
@@ -126,7 +131,9 @@ class Certificates:
             NotFoundError: it carries none, or there is no such medium.
             RefusedError: as ``take``.
         """
-        return self.take(requests.read_answer(medium, self._identity.node), authority=authority)
+        node = self._identity.node
+        data, what = requests.read_answer(medium, node), f"{requests.answer_file(medium, node)}"
+        return self.take(data, authority=authority, what=what)
 
     def export(self, medium: Path) -> None:
         """Write a request to a stick.
@@ -147,6 +154,11 @@ class Certificates:
         if chain is None or chain.is_due(self._now()):
             return True
         return not was_issued_by(chain, self.authorities())
+
+    def is_of_another(self) -> bool:
+        """Whether the certificate here is of an authority that does not count any more."""
+        chain = self.chain()
+        return chain is not None and not was_issued_by(chain, self.authorities())
 
     def is_unsure(self) -> bool:
         """Whether nobody here can say if the certificate has ended: the clock is lost."""
@@ -233,8 +245,8 @@ class Certificates:
         keys = [identity.key, *([] if token is None else [token.key])]
         return dsse.sign(Slot.REQUEST, wire.dumps(payload), *keys)
 
-    def _take(self, data: bytes, authority: str) -> Taken:
-        chain, now = Chain.parse(data), self._now()
+    def _take(self, chain: Chain, authority: str) -> Taken:
+        now = self._now()
         pinned = self._pinned(chain, authority)
         authorities = (pinned,) if pinned else self.authorities()
         if not authorities:
@@ -245,6 +257,8 @@ class Certificates:
         check_chain(chain, self._key().public, self._identity.node, authorities, now)
         known = self.chain()
         if known is not None and known.pem == chain.pem:
+            if pinned and not self.authorities():  # it was damaged here
+                write_durably(self._state / _AUTHORITY, pinned.encode())
             return _taken(known, news=False)
         is_older = known is not None and known.expires > chain.expires
         if is_older and known is not None and was_issued_by(known, authorities):
@@ -297,7 +311,10 @@ class Renewal:
         self._say = say
 
     async def look(self) -> Again | None:
-        """Ask if it is time; what is refused or not answered is asked again at the next look.
+        """Ask if it is time; what is refused or not answered is asked again much later.
+
+        Unless a bundle ended the authority: then nothing but the answer brings the link back, so
+        it is asked for again soon.
 
         While the link is down the hub is asked itself, where enrolment found it: the broker may
         well be turning us away. A node without a clock asks too, as it cannot know; while its
@@ -306,16 +323,14 @@ class Renewal:
         certificates = self._certificates
         is_due = await asyncio.to_thread(certificates.is_due)
         if not is_due and not certificates.is_unsure():
-            return None
+            return Again(_LOOK_S)
         request = await asyncio.to_thread(certificates.request)
-        if self._say(request):
-            return None
-        if url := hub_url(self._state):
+        if not self._say(request) and (url := hub_url(self._state)):
             try:
                 await asyncio.to_thread(self._over_http, url, request)
             except ApplianceError as error:
                 log.warning("the certificate was not renewed at %s: %s", url, error)
-        return None
+        return Again(_SOON_S) if await asyncio.to_thread(certificates.is_of_another) else None
 
     def _over_http(self, url: str, request: bytes) -> None:
         answer = asked_over_http(url, request, self._certificates.authorities())
@@ -349,9 +364,15 @@ def node_tls(state: Path) -> tuple[Path, Path] | None:
 
 
 def hub_authorities(state: Path) -> tuple[str, ...]:
-    """Return the authority that enrolment named; it counts until a bundle names others."""
+    """Return the authority that enrolment named; it counts until a bundle names others.
+
+    Nobody's when the file is damaged: it has to be named again.
+    """
     path = state / _AUTHORITY
-    return (path.read_text(),) if path.exists() else ()
+    try:
+        return (Chain.parse(path.read_bytes()).pem.decode(),) if path.exists() else ()
+    except MalformedError:
+        return ()
 
 
 def hub_url(state: Path) -> str:

@@ -345,8 +345,16 @@ async def _within(ready: "asyncio.Future[None]", address: BrokerAddress) -> None
         raise
     except PeerUnreachableError as error:
         # With TLS 1.3 a client learns only afterwards, and without words, that it is not welcome.
-        shown = "" if not address.is_secure or address.tls() else "; we have no certificate to show"
-        raise PeerUnreachableError(f"{address}: {error.what}{shown}") from error
+        raise PeerUnreachableError(f"{address}: {error.what}{_doubt(address)}") from error
+
+
+def _doubt(address: BrokerAddress) -> str:
+    """Return what may be wrong with us when a broker that speaks TLS turns us away."""
+    if not address.is_secure:
+        return ""
+    if not address.tls():
+        return "; we have no certificate to show"
+    return "; it may not take our certificate: ended, revoked, or of another authority"
 
 
 def _properties(packet: int, **values: int) -> Properties:

@@ -47,6 +47,7 @@ _MOST_CERTIFICATES = 4
 _SKEW = datetime.timedelta(days=1)
 """How far ahead of this machine's clock the hub's may be."""
 
+_AGAIN = "have the hub answer again: appliance hub enrol import STICK, or appliance enrol --hub URL"
 _BAD = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
@@ -119,22 +120,24 @@ class Chain:
     certificates: tuple[x509.Certificate, ...]
 
     @classmethod
-    def parse(cls, data: bytes) -> "Chain":
-        """Return the chain in ``data``.
+    def parse(cls, data: bytes, what: str = "what came as a certificate") -> "Chain":
+        """Return the chain in ``data``; ``what`` names it for who reads the error.
 
         Raises:
             MalformedError: it is not 1 to 4 certificates in PEM.
         """
         if len(data) > MAX_CHAIN_BYTES:
-            raise MalformedError(f"a chain of certificates has {len(data)} bytes")
+            raise MalformedError(f"{what} has {len(data)} bytes, too many for a chain", hint=_AGAIN)
         try:
             found = tuple(x509.load_pem_x509_certificates(data))
             for each in found:
                 _ = each.extensions, each.subject, each.issuer
         except (*_BAD, x509.DuplicateExtension) as error:
-            raise MalformedError(f"that is not a chain of certificates: {error}") from error
+            why = "it is damaged, or something else" if data.strip() else "it is empty"
+            refused = f"{what} is not a chain of certificates in PEM: {why}"
+            raise MalformedError(refused, hint=_AGAIN) from error
         if not 1 <= len(found) <= _MOST_CERTIFICATES:
-            raise MalformedError(f"a chain of {len(found)} certificates")
+            raise MalformedError(f"{what} is a chain of {len(found)} certificates", hint=_AGAIN)
         pem = b"".join(each.public_bytes(Encoding.PEM) for each in found)
         return cls(pem, found)
 
@@ -183,7 +186,7 @@ class CertificateRequest:
             csr = x509.load_pem_x509_csr(pem.encode())
             key, signed, names = csr.public_key(), csr.is_signature_valid, common_names(csr.subject)
         except (*_BAD, InvalidSignature) as error:
-            raise MalformedError(f"that is not a request for a certificate: {error}") from error
+            raise MalformedError("that is not a request for a certificate in PEM") from error
         if not _is_allowed(key):
             raise MalformedError("a request for a certificate is for a P-256 or an Ed25519 key")
         if not signed:

@@ -69,7 +69,7 @@ def name_ca(folder: Path, org: str, pems: Sequence[bytes]) -> int:
         MalformedError: one is not a certificate of an authority.
         UsageError: none is named.
     """
-    ca = [certificate for pem in pems for certificate in _certificates(pem)]
+    ca = [certificate for pem in pems for certificate in authorities_in(pem)]
     if not ca:
         raise UsageError("name at least one certificate")
     known = _known(folder, HUB_PATH, {"epoch": 0, "ca": []})
@@ -126,15 +126,25 @@ def _verbs(found: object) -> list[str]:
     return sorted(set(found))
 
 
-def _certificates(pem: bytes) -> list[str]:
-    """Return the certificates in a file, and nothing else that lies in it, such as a key."""
+def authorities_in(pem: bytes, what: str = "that") -> list[str]:
+    """Return the certificates in a file, and nothing else that lies in it, such as a key.
+
+    Args:
+        pem: What the file holds.
+        what: Its name, for who reads the error.
+
+    Raises:
+        MalformedError: it is not the certificate of an authority.
+    """
+    hint = "what the hub prints is meant: appliance hub ca > ca.pem"
     try:
         found = x509.load_pem_x509_certificates(pem)
         basics = [c.extensions.get_extension_for_class(x509.BasicConstraints) for c in found]
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise MalformedError("that is not the PEM certificate of an authority") from error
+        refused = f"{what} is not the PEM certificate of an authority"
+        raise MalformedError(refused, hint=hint) from error
     if not all(basic.value.ca for basic in basics):
-        raise MalformedError("that certificate is not an authority's, it can sign no other")
+        raise MalformedError(f"{what} is not an authority's, it can sign no other", hint=hint)
     return [certificate.public_bytes(Encoding.PEM).decode() for certificate in found]
 
 

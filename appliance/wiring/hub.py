@@ -7,7 +7,7 @@ from pathlib import Path
 
 from appliance.hub import identity
 from appliance.hub.api import HubApi
-from appliance.hub.authority import Authority, hub_tls
+from appliance.hub.authority import Standing, hub_tls
 from appliance.hub.commands import CommandDesk
 from appliance.hub.enrolment import Enrolment, Policy
 from appliance.hub.migrations import migrations
@@ -35,9 +35,10 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
     """
     sys.setswitchinterval(_SWITCH_S)
     me, clock = identity.load(state), SystemClock()
-    authority = Authority.of(state, me.org, clock.utc())
+    standing = Standing(state, me.org, clock)
 
     def tls() -> Tls:
+        authority = standing()
         return Tls(*hub_tls(state, authority, clock.utc()), (authority.pem,))
 
     broker = BrokerAddress.parse(settings.broker, tls=tls)
@@ -47,7 +48,7 @@ async def run_hub(state: Path, settings: HubSettings) -> None:
         try:
             service = HubService(me, db, broker, clock)
             policy = Policy(_days(settings.certificate_days), _days(settings.renew_expired_days))
-            enrolment = Enrolment(me.org, state, authority, db, clock, policy)
+            enrolment = Enrolment(me.org, state, standing, db, clock, policy)
             enrolment.write_crl()
             enrolment.on_gone = service.forget
             service.add("request", enrolment)

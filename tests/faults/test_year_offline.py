@@ -95,7 +95,7 @@ class Year:
         hub.clock.time = self.true
         authority = Authority.of(folder, "acme", self.true)
         policy = Policy(LIFE, datetime.timedelta(days=500))
-        desk = Enrolment("acme", folder, authority, hub.db, hub.clock, policy)
+        desk = Enrolment("acme", folder, lambda: authority, hub.db, hub.clock, policy)
         hub.service.add("request", desk)
         self.node.sign(HUB_PATH, {"org": "acme", "epoch": 1, "ca": [authority.pem]})
         answer = asyncio.run(desk.answer(self.node.certificates.request()))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.hub import roster, store
-from appliance.hub.authority import Authority
+from appliance.hub.authority import Authority, Standing
 from appliance.hub.enrolment import Enrolment, Policy
 from appliance.kit.clock import SystemClock
 from appliance.ledger import streams
@@ -47,9 +47,13 @@ class Office:
         if clock is not None:
             self.hub.clock = clock
         self.clock = self.hub.clock
-        self.authority = Authority.of(folder, "acme", self.clock.utc())
+        standing = Standing(folder, "acme", self.clock)
         policy = Policy(LIFE, datetime.timedelta(days=30))
-        self.enrolment = Enrolment("acme", folder, self.authority, self.hub.db, self.clock, policy)
+        self.enrolment = Enrolment("acme", folder, standing, self.hub.db, self.clock, policy)
+
+    @property
+    def authority(self) -> Authority:
+        return self.enrolment.authority
 
     def close(self) -> None:
         self.hub.db.close()

@@ -15,7 +15,7 @@ import pytest
 
 from appliance.cli import hub_identity
 from appliance.hub import identity
-from appliance.hub.authority import Authority, RevokedSerial, hub_tls
+from appliance.hub.authority import Authority, RevokedSerial, hub_tls, renew_authority
 from appliance.trust.certificates import CertificateRequest, Chain, FileTlsKey
 from tests.conftest import need_tool
 
@@ -46,9 +46,13 @@ class Door:
             f"keyfile {broker}/broker-key.pem\ncrlfile {broker}/revoked.pem\n"
             "tls_version tlsv1.3\nrequire_certificate true\nuse_identity_as_username true\n"
         )
+        self.settings = settings
         self.log = (folder / "log").open("wb")
+        self.start()
+
+    def start(self) -> None:
         self.process = subprocess.Popen(
-            [need_tool("mosquitto"), "-c", str(settings)], stdout=self.log, stderr=self.log
+            [need_tool("mosquitto"), "-c", str(self.settings)], stdout=self.log, stderr=self.log
         )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -57,9 +61,12 @@ class Door:
                 return
             time.sleep(0.02)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def close(self) -> None:
+        self.stop()
         self.log.close()
 
     def certificate(self, node: str, at: datetime.datetime = NOW) -> tuple[Path, Path]:
@@ -122,6 +129,22 @@ def test_another_authority_of_the_same_name_opens_nothing(door: Door, tmp_path: 
     path = tmp_path / "cert.pem"
     path.write_bytes(other.issue("box-1", key.private.public_key(), NOW, DAY).pem)
     assert not door.lets_in((path, key.path))
+
+
+def test_after_a_theft_only_what_the_new_authority_issued_opens_the_door(door: Door) -> None:
+    """The steps of the how-to: a new authority, the broker's files, the broker started again."""
+    old, stolen, hub = door.certificate("box-1"), door.certificate("box-2"), door.folder / "hub"
+    (hub / "crl.pem").write_bytes(
+        door.authority.crl([RevokedSerial(Chain.parse(old[0].read_bytes()).serial, NOW)], NOW)
+    )
+    door.authority = renew_authority(hub, "acme", NOW)
+    hub_identity.broker_cert(door.folder / "broker", ["localhost"], "", hub)
+    door.stop()
+    door.start()
+    assert door.lets_in(hub_tls(hub, door.authority, NOW))
+    assert door.lets_in(door.certificate("box-3"))
+    assert not door.lets_in(old)
+    assert not door.lets_in(stolen)
 
 
 def test_openssl_agrees_on_chain_purpose_and_revocation(door: Door) -> None:

@@ -65,6 +65,11 @@ def read_requests(medium: Path) -> Iterator[Request]:
             yield Request(node, medium / path, found.read(path, MAX_ENVELOPE_BYTES))
 
 
+def answer_file(medium: Path, node: str) -> Path:
+    """Return where a medium carries the certificate for a node, if it does."""
+    return medium / "dn" / node / CERTIFICATE
+
+
 def read_answer(medium: Path, node: str) -> bytes:
     """Return the certificate that a medium carries for a node.
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from appliance.errors import UsageError
+from appliance.errors import ScopeError, UsageError
 from appliance.node.api.answers import object_of, route
 from appliance.node.api.services import LocalServices
 from appliance.node.enrolment import asked_over_http
@@ -39,6 +39,11 @@ class _Enrolment:
         body = await object_of(request)
         url, text, authority = (_text(body, name) for name in ("hub", "token", "authority"))
         token = EnrolmentToken.parse(text) if text else None
+        if token is not None and authority and authority.lower() != token.authority:
+            raise ScopeError(
+                "the token is of another authority than --ca names",
+                hint="compare the hash with: appliance hub ca; then make another token there",
+            )
         return JSONResponse(await asyncio.to_thread(self._enrolled, url, token, authority))
 
     async def export(self, request: Request) -> Response:

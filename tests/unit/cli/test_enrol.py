@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from appliance.core.ids import NodeId
 from appliance.node import identity
+from appliance.trust.certificates import Chain, authority_hash
+from appliance.trust.enrolment import EnrolmentToken
 from tests.helpers.organisation import Organisation
 from tests.helpers.waiting import wait_until
 
@@ -146,10 +149,44 @@ def test_a_new_machine_takes_the_name_of_an_old_one(fleet: Fleet) -> None:
     assert appliance("enrol", "--hub", fleet.url, "--state-dir", old).returncode == 29
     ca = said(fleet_ca(fleet))["hash"]
     assert len(ca) == 64
+    stranger = fleet.folder / "stranger"
+    identity.create(stranger, NodeId("box-1"), fleet.root)
+    (stranger / "reserve").unlink()
+    refused = appliance("enrol", "--hub", fleet.url, "--ca", ca, "--state-dir", stranger)
+    assert refused.returncode == 28
+    assert "error[scope]: box-1 is known by another key" in refused.stderr
+    assert "try: give this machine another name" in refused.stderr
     taken = appliance("enrol", "--hub", fleet.url, "--state-dir", new)
     assert taken.returncode == 9, "its first certificate needs the authority's hash"
     taken = appliance("enrol", "--hub", fleet.url, "--ca", ca, "--state-dir", new)
     assert taken.returncode == 0, taken.stderr
+
+
+def test_a_new_authority_is_in_force_in_a_hub_that_runs(fleet: Fleet) -> None:
+    state = ("--state-dir", fleet.folder / "hub")
+    old = said(fleet_ca(fleet))["hash"]
+    made = appliance("hub", "ca", "--new", *state)
+    assert "next: keys name-ca with this one alone" in made.stdout
+    new = said(fleet_ca(fleet))["hash"]
+    assert new != old
+    box, broker = fleet.node("box-1"), fleet.folder / "broker"
+    token = fleet.hub("token", "box-1").stdout.splitlines()[0]
+    assert EnrolmentToken.parse(token).authority == new
+    done = appliance("enrol", "--hub", fleet.url, "--token", token, "--state-dir", box)
+    assert done.returncode == 0, done.stderr
+    serial = Chain.parse((box / "identity" / "tls.pem").read_bytes()).own.serial_number
+    assert fleet.hub("revoke", "box-1", "--why", "stolen").returncode == 0
+    assert appliance("hub", "broker-cert", broker, "--host", "b", *state).returncode == 0
+    ca = x509.load_pem_x509_certificate((broker / "hub-ca.pem").read_bytes())
+    crl = x509.load_pem_x509_crl((broker / "revoked.pem").read_bytes())
+    assert authority_hash(ca) == new
+    assert crl.is_signature_valid(ca.public_key())  # type: ignore[arg-type]
+    assert crl.get_revoked_certificate_by_serial_number(serial) is not None
+    told = fleet.hub("command", "box-1", "restart-engine", "--arg", "deployment=notes")
+    assert told.returncode == 29
+    assert "error[revoked]: box-1 was revoked" in told.stderr
+    assert fleet.hub("sync", "export", broker, "--node", "box-1").returncode == 29
+    assert not (broker / "dn").exists()
 
 
 def fleet_ca(fleet: Fleet) -> subprocess.CompletedProcess[str]:

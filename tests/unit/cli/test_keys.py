@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from appliance.cli import asking
-from appliance.errors import ScopeError, StateUnusableError, UsageError
+from appliance.cli import asking, declare
+from appliance.errors import MalformedError, ScopeError, StateUnusableError, UsageError
 from appliance.trust.repository import Repository
 from tests.helpers.people import PASSPHRASE, Machine, build_bundle
 from tests.unit.trust.test_declarations import DIGEST, authority
@@ -53,6 +53,17 @@ def test_everything_declared_is_listed(officer: Machine, solo: Path) -> None:
     assert "hub: epoch 1, 1 certificate authorities" in text
     officer.run("keys", "remove-publisher", solo, "contoso")
     assert officer.ask("keys", "list", solo)["publishers"] == []
+
+
+def test_a_file_that_is_no_authority_is_named(solo: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "ca.pem", tmp_path / "passwd"
+    good.write_bytes(authority()[0])
+    bad.write_text("root:x:0:0:root:/root:/bin/sh\n")
+    with pytest.raises(MalformedError) as refused:
+        declare.name_ca(solo, [good, bad])
+    assert refused.value.what.startswith(f"{bad} is not ")
+    assert refused.value.hint
+    assert not (solo / "hub.json").exists()
 
 
 def test_a_vendor_signs_its_models_and_hands_the_list_over(officer: Machine, solo: Path) -> None:

@@ -264,7 +264,9 @@ def enrolled(two: Two) -> Chain:
 
 def test_the_name_alone_is_worth_nothing(two: Two) -> None:
     enrolled(two)
-    assert two.refusal(two.other().certificates.request()) is SignatureError
+    with pytest.raises(ScopeError, match="box-1 is known by another key") as refused:
+        two.office.answer(two.other().certificates.request())
+    assert "--replace" in str(refused.value.hint)
 
 
 def test_a_question_that_is_repeated_late_earns_nothing_new(two: Two) -> None:
@@ -278,8 +280,9 @@ def test_a_question_that_is_repeated_late_earns_nothing_new(two: Two) -> None:
 
 def test_what_another_authority_issued_is_issued_anew(two: Two) -> None:
     first = enrolled(two)
-    now = two.office.clock.utc()
-    two.office.enrolment.authority = Authority.anew(two.office.folder, "acme", now)
+    assert len(list(two.office.enrolment.messages(two.office.hub.row()))) == 1
+    Authority.anew(two.office.folder, "acme", two.office.clock.utc())
+    assert list(two.office.enrolment.messages(two.office.hub.row())) == [], "nobody can use it now"
     renewed = Chain.parse(two.office.answer(two.machine.certificates.request()))
     assert renewed.serial != first.serial
     assert renewed.certificates[1] != first.certificates[1]

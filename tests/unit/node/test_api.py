@@ -24,6 +24,7 @@ from appliance.errors import (
     NotFoundError,
     PeerUnreachableError,
     RefusedError,
+    ScopeError,
     UsageError,
 )
 from appliance.kit.files import locked
@@ -41,6 +42,7 @@ from appliance.node.gpus import Gpus
 from appliance.node.software import Software
 from appliance.settings import NetworkSettings
 from appliance.software.shelf import Shelf, Staged
+from appliance.trust.enrolment import EnrolmentToken
 from tests.conftest import ROOT
 from tests.fakes.controllers import FakeControllers
 from tests.fakes.gpus import FakeGpus
@@ -292,6 +294,21 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, type[ApplianceError], str]]
     ("POST", "/v1/software/stage", {"version": "9"}, NotFoundError, "no controller"),
     ("GET", "/v1/other", None, NotFoundError, "there is no"),
 ]
+
+
+def test_a_token_and_an_authority_that_contradict_each_other_are_refused(box: Box) -> None:
+    token = EnrolmentToken.create("ab" * 32)
+    body = {"hub": "http://127.0.0.1:1", "token": token.text}
+
+    def story(client: HttpClient) -> None:
+        with pytest.raises(ScopeError, match="another authority than --ca") as refused:
+            client.call("POST", "/v1/certificate", {**body, "authority": "cd" * 32})
+        assert "appliance hub ca" in str(refused.value.hint)
+        for same in ("ab" * 32, "AB" * 32, ""):
+            with pytest.raises(PeerUnreachableError):
+                client.call("POST", "/v1/certificate", {**body, "authority": same})
+
+    box.run(story)
 
 
 def test_an_error_arrives_as_its_own_family(box: Box) -> None:

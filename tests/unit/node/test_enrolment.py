@@ -20,7 +20,9 @@ from appliance.errors import (
     SignatureError,
 )
 from appliance.hub.api import HubApi
+from appliance.hub.authority import renew_authority
 from appliance.kit.clock import rfc3339
+from appliance.kit.loop import Again
 from appliance.ledger import meta
 from appliance.node import enrolment
 from appliance.node.enrolment import Renewal, hub_authorities, hub_url, node_tls
@@ -244,13 +246,13 @@ def test_a_stick_carries_question_and_answer(site: Site, tmp_path: Path) -> None
 # --- renewal by itself ----------------------------------------------------------------------------
 
 
-def look(site: Site, said: list[bytes], *, is_up: bool = True) -> None:
+def look(site: Site, said: list[bytes], *, is_up: bool = True) -> Again | None:
     def say(request: bytes) -> bool:
         if is_up:
             said.append(request)
         return is_up
 
-    asyncio.run(Renewal(site.certificates, site.machine.folder, say).look())
+    return asyncio.run(Renewal(site.certificates, site.machine.folder, say).look())
 
 
 def test_renewal_asks_over_the_broker_when_it_is_due_and_not_before(site: Site) -> None:
@@ -317,6 +319,67 @@ def test_a_node_that_cannot_know_the_time_asks_and_keeps_what_is_fresh(
     right += datetime.timedelta(days=120)
     look(site, [], is_up=False)
     assert site.machine.chain().pem != first
+
+
+def test_a_node_whose_authority_a_bundle_ended_asks_the_hub_within_half_a_minute(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is down then: neither the broker nor the node takes what the other shows."""
+    site.enrol()
+    first = site.machine.chain().serial
+    site.certificates.remember_hub("http://hub:8090")
+    hub_is_there = False
+
+    def post(_: str, request: bytes, __: object) -> bytes:
+        if not hub_is_there:
+            raise PeerUnreachableError("the hub does not answer")
+        return site.office.answer(request)
+
+    monkeypatch.setattr(enrolment, "asked_over_http", post)
+    again = look(site, [], is_up=False)
+    assert again is not None
+    assert again.after_s <= 30
+    assert site.machine.chain().serial == first, "while its authority counts nothing is asked"
+    new = renew_authority(site.office.folder, "acme", site.clock.utc())
+    site.machine.name_authorities(new.pem, epoch=2)
+    again = look(site, [], is_up=False)
+    assert again is not None
+    assert again.after_s <= 60, "a hub that does not answer is asked again soon"
+    hub_is_there = True
+    assert look(site, [], is_up=False) is None
+    assert site.machine.chain().serial != first
+    assert site.certificates.tls().ca == (new.pem,)
+    assert not site.certificates.is_due()
+
+
+def test_an_authority_that_is_damaged_here_has_to_be_named_again(site: Site) -> None:
+    site.certificates.take(site.chain(), authority=site.office.authority.hash)
+    assert site.certificates.authorities() == (site.office.authority.pem,)
+    (site.machine.folder / "identity" / "hub-ca.pem").write_bytes(b"\xff")
+    assert site.certificates.authorities() == ()
+    with pytest.raises(NotFoundError) as refused:
+        site.certificates.take(site.chain())
+    assert "--ca HASH" in str(refused.value.hint)
+    site.certificates.take(site.chain(), authority=site.office.authority.hash)
+    assert site.certificates.authorities() == (site.office.authority.pem,)
+
+
+@pytest.mark.parametrize(("data", "why"), [(b"", "is empty"), (b"junk", "is damaged")])
+def test_a_certificate_that_is_damaged_on_the_stick_is_said_in_words(
+    site: Site, tmp_path: Path, data: bytes, why: str
+) -> None:
+    site.machine.name_authorities(site.office.authority.pem)
+    path = tmp_path / "stick" / "dn" / "box-1" / "cert.pem"
+    path.parent.mkdir(parents=True)
+    good = site.chain()
+    for found in (data, good[: len(good) // 3] if data else b"\n"):
+        path.write_bytes(found)
+        with pytest.raises(MalformedError) as refused:
+            site.certificates.take_folder(tmp_path / "stick")
+        said = refused.value.what
+        assert said.startswith(f"{path} is not a chain of certificates in PEM: it {why}")
+        assert not {"cryptography", "ParseError", "http"} & set(said.replace(".", " ").split())
+        assert "hub enrol import" in str(refused.value.hint)
 
 
 def test_a_hub_that_does_not_answer_ends_nothing(site: Site) -> None:

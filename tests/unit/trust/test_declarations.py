@@ -77,6 +77,13 @@ def test_the_hub_s_authorities_are_named_without_what_else_lies_in_the_file(
     assert b"PRIVATE" not in document
 
 
+@pytest.mark.parametrize("data", [b"root:x:0:0:root:/root:/bin/sh\n", b""])
+def test_a_file_that_is_no_certificate_is_named_with_what_to_do(data: bytes) -> None:
+    with pytest.raises(MalformedError, match=r"^/etc/passwd is not the PEM") as refused:
+        declarations.authorities_in(data, "/etc/passwd")
+    assert "appliance hub ca" in str(refused.value.hint)
+
+
 def test_what_is_no_authority_is_not_named(repository: Repository) -> None:
     for pem in (b"", b"junk", authority(ca=False)[0], authority()[1]):
         with pytest.raises((MalformedError, UsageError)):
