@@ -15,13 +15,12 @@ from appliance.bundle.format import courier
 from appliance.bundle.format.courier import Letter
 from appliance.bundle.take.receipts import ReceiptBook
 from appliance.errors import ApplianceError, NotFoundError, ReplayError
-from appliance.kit.clock import Clock, rfc3339
-from appliance.ledger import sealed, streams
+from appliance.kit.clock import Clock
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
+from appliance.node import homeward
 from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
-from appliance.sync import batch
 from appliance.sync.link import Receive
 from appliance.sync.mqtt import Message
 from appliance.sync.topics import parse_upward
@@ -128,13 +127,10 @@ class Carrier:
         """
         receipts = await asyncio.to_thread(self._receipts.export, medium)
         made = Exported(receipts.node, receipts.upto, receipts.head, written=receipts.written)
-        director = self._trust.director()
-        if director is None:
+        me = self._me()
+        if me is None:
             made.why_not = "no bundle has named the organisation's director yet: receipts alone"
             return made
-        me = Addressee(
-            director.org, self.identity.node, self.identity.key.public, self._ledger.epoch
-        )
         letters = {}
         for message in await self._voice.up():
             found = parse_upward(message.topic)
@@ -150,20 +146,26 @@ class Carrier:
         made.written += courier.write(medium, up, letters)
         made.letters = sorted(letters)
         for stream in Stream:
-            self._seal(stream, me)
+            homeward.seal(self._ledger, stream, me, self.identity.key, self._clock.utc())
             folder, kept = courier.batches_folder(medium, me.node, stream), []
-            for pack in sealed.packs(self._ledger, stream, courier.PACK_BYTES):
-                kept.append(courier.pack_name(me.db_epoch, pack.first))
-                made.written += courier.write(medium, folder, {kept[-1]: pack.data})
+            for name, pack in homeward.packs(self._ledger, stream):
+                kept.append(name)
+                made.written += courier.write(medium, folder, {name: pack.data})
                 made.streams[stream] = made.streams.get(stream, 0) + pack.records
             courier.sweep(medium, folder, me.db_epoch, kept)
 
-    def _seal(self, stream: Stream, me: Addressee) -> None:
-        make = batch.maker(stream, me, self.identity.key, rfc3339(self._clock.utc()))
-        while self._ledger.record(
-            lambda db: streams.seal(db, stream, make, most=batch.MOST_RECORDS)
-        ).result():
-            pass
+    def seal(self) -> None:
+        """Sign all that waits, so that it can be carried; before a hub was named, nothing."""
+        if (me := self._me()) is None:
+            return
+        for stream in Stream:
+            homeward.seal(self._ledger, stream, me, self.identity.key, self._clock.utc())
+
+    def _me(self) -> Addressee | None:
+        director, mine = self._trust.director(), self.identity
+        if director is None:
+            return None
+        return Addressee(director.org, mine.node, mine.key.public, self._ledger.epoch)
 
     async def take(self, medium: Path) -> list[Taken]:
         """Take in what a medium carries for this node; what is refused keeps nothing else out.
