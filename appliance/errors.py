@@ -193,6 +193,10 @@ class ReplayError(RefusedError):
     exit_code = 30
 
 
+class EarlierLedgerError(ReplayError):
+    """Addressed to a ledger that this node had before it was put back; no sign of an attack."""
+
+
 class EquivocationError(RefusedError):
     """The same number was used for two different contents."""
 

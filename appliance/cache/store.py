@@ -1,6 +1,7 @@
 """The public face of the cache: blobs, the index other tools read, and the files engines open."""
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -10,9 +11,10 @@ from appliance.cache.blobs import BlobStore
 from appliance.core.artefact import HeldArtefact
 from appliance.core.ids import Digest
 from appliance.core.model import ModelFile, Variant
-from appliance.errors import NotFoundError
+from appliance.errors import NoSpaceError, NotFoundError
 from appliance.kit.files import fsync_folder, make_folder, translated
 
+log = logging.getLogger(__name__)
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -26,8 +28,13 @@ class ModelStore:
         self._models = state / "models"
 
     def init(self) -> None:
-        """Make the folders; harmless when they are there."""
-        self.blobs.init()
+        """Make the folders; harmless when they are there. A full disk lacks hints for others."""
+        try:
+            self.blobs.init()
+        except NoSpaceError as error:
+            if not self.folder.is_dir() or not self.blobs.incoming.is_dir():
+                raise
+            log.warning("the store lacks a file for other tools until the next start: %s", error)
         make_folder(self._models)
 
     def publish_index(
@@ -35,12 +42,16 @@ class ModelStore:
     ) -> None:
         """Rewrite ``index.json`` from what is held, so that skopeo and oras see what is here.
 
-        What has lost its manifest is left out, not an error.
+        What has lost its manifest is left out, not an error. Nothing here depends on the file:
+        on a full disk the old one stays.
         """
         here = [v for v in variants if self.blobs.has(v.manifest)]
         entries = [index_entry(v, self.blobs.path(v.manifest)) for v in here]
         entries += [_entry(held) for held in others if self.blobs.has(held.manifest)]
-        self.blobs.write_index(entries)
+        try:
+            self.blobs.write_index(entries)
+        except NoSpaceError as error:
+            log.warning("index.json is as old as it was until the next start: %s", error)
 
     def sizes(self) -> dict[Digest, int]:
         """Return every blob that is in the store, with the bytes of its file."""

@@ -48,7 +48,16 @@ def restore(
         f"{found.node} is as it was at {found.made_at}, with a new ledger {found.epoch}\n"
         f"  before: ledger {found.old_epoch}, audit record {found.audit['seq']}, "
         f"{str(found.audit['hash'])[:8]}; {found.unsent} records of it were not acknowledged\n"
-        f"  next: at the hub, appliance hub sync import {folder}: it may lack some of them\n"
-        "  then: appliance node run; blobs are hashed before models start from them"
     )
+    if found.left.records:
+        text += (
+            f"  {found.left.records} records that the ledger in its place had not sent are in "
+            f"{found.left.folder}\n"
+        )
+    if found.left.why_not:
+        text += f"  NOT KEPT: {found.left.why_not}\n"
+    hand_in = [str(folder)] if found.carried else []
+    hand_in += [found.left.folder] if found.left.folder else []
+    text += "".join(f"  next: at the hub, appliance hub sync import {each}\n" for each in hand_in)
+    text += "  then: appliance node run; blobs are hashed before models start from them"
     show(asdict(found), text, as_json=as_json)

@@ -104,9 +104,13 @@ def _state(
     if row.reported.get("deployments") != deployments:
         return State.DEGRADED, "it reports deployments in a form that is not known here"
     failing = [d["name"] for d in deployments if not _is_ready(d)]
+    why = f"{len(deployments)} of {len(deployments)} deployments serve"
     if failing:
-        return State.DEGRADED, f"not ready: {', '.join(failing)}"
-    return State.READY, f"{len(deployments)} of {len(deployments)} deployments serve"
+        why = f"not ready: {', '.join(failing)}"
+    is_full = row.reported.get("reserve") is False
+    if is_full:
+        why = f"its disk is full, so it begins nothing new; {why}"
+    return State.DEGRADED if failing or is_full else State.READY, why
 
 
 def _is_ready(deployment: dict[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """64 MiB held back, so that a full disk never keeps what must be recorded from being recorded."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ from appliance.kit.files import free_bytes, require_space, translated
 
 log = logging.getLogger(__name__)
 RESERVE_BYTES = 64 << 20
+FULL_BELOW = 1 << 20
+"""Bytes: a disk with less free space is full."""
 
 
 class Reserve:
@@ -48,15 +51,26 @@ class Reserve:
 
     def use(self) -> None:
         """Give the space free for what must be recorded; new effects are refused from now on."""
-        if self.is_held:
+        if self._path.exists():  # half of one too, of who was killed while taking it
             log.error("the disk is full: the reserve is in use and new effects are refused")
             self._path.unlink(missing_ok=True)
+
+    def use_if_full(self) -> None:
+        """Give the space free when the disk is full. It writes nothing: call it before who does.
+
+        Raises:
+            StateUnusableError: the folder cannot be looked at, or not be written.
+        """
+        with translated(f"looking after {self._path}"):
+            if self._path.exists() and free_bytes(self._path.parent) < FULL_BELOW:
+                self.use()
 
     def restore(self) -> None:
         """Hold the reserve again once twice its size is free."""
         if not self.is_held and free_bytes(self._path.parent) > 2 * self._size:
-            self.hold()
-            log.warning("there is space again: the reserve is held and effects are accepted")
+            with contextlib.suppress(NoSpaceError):  # somebody was quicker: it stays in use
+                self.hold()
+                log.warning("there is space again: the reserve is held and effects are accepted")
 
     def require(self) -> None:
         """Refuse an effect while the disk is so full that the reserve is in use.

@@ -2,6 +2,7 @@
 
 import datetime
 import sqlite3
+from collections.abc import Iterable
 
 from appliance.core import signedtime
 from appliance.core.signedtime import SignedTime
@@ -9,6 +10,8 @@ from appliance.kit.clock import parse_rfc3339, rfc3339
 
 _KEY_MADE = "gateway-key-made"
 _TOLD_SWITCH = "told-switch"
+_EARLIER = "earlier-epochs"
+_MOST_EARLIER = 32
 
 
 def floor(db: sqlite3.Connection) -> datetime.datetime | None:
@@ -89,6 +92,17 @@ def was_key_made(db: sqlite3.Connection) -> bool:
 def set_key_made(db: sqlite3.Connection) -> None:
     """Remember inside somebody's transaction, for good, that the gateway has had a key."""
     _set(db, _KEY_MADE, "yes")
+
+
+def earlier_epochs(db: sqlite3.Connection) -> tuple[str, ...]:
+    """Return the epochs of the ledgers that this node had before it was put back, oldest first."""
+    return tuple((_get(db, _EARLIER) or "").split())
+
+
+def add_earlier_epochs(db: sqlite3.Connection, epochs: Iterable[str]) -> None:
+    """Note inside somebody's transaction which ledgers this node had; the newest are kept."""
+    found = tuple(dict.fromkeys((*earlier_epochs(db), *epochs)))
+    _set(db, _EARLIER, " ".join(found[-_MOST_EARLIER:]))
 
 
 def next_report(db: sqlite3.Connection) -> int:

@@ -7,10 +7,11 @@ each stream of the old one had come. Who holds the rest is the hub, or nobody.
 
 import secrets
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.ledger import chain, retained, streams
+from appliance.ledger import chain, meta, retained, streams
 from appliance.ledger.head import Head
 from appliance.ledger.streams import Fact, Stream
 
@@ -28,7 +29,9 @@ class NewEpoch:
     unsent: int
 
 
-def begin_epoch(db: sqlite3.Connection, at: str, made_at: str) -> NewEpoch:
+def begin_epoch(
+    db: sqlite3.Connection, at: str, made_at: str, known: Iterable[str] = ()
+) -> NewEpoch:
     """Turn a restored copy into a ledger of its own, inside one transaction.
 
     Streams and receipts count from 1 again; what waited to be sent is gone from it. Commands of
@@ -38,6 +41,7 @@ def begin_epoch(db: sqlite3.Connection, at: str, made_at: str) -> NewEpoch:
         db: The copy.
         at: The time of the restore, UTC.
         made_at: When the backup was made, as it says.
+        known: Epochs of other ledgers that this node had, such as the one that made way.
     """
     old = str(db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
     head, stood = chain.head(db), _positions(db)
@@ -46,6 +50,7 @@ def begin_epoch(db: sqlite3.Connection, at: str, made_at: str) -> NewEpoch:
     for table in _OF_AN_EPOCH & here:
         db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
     db.execute("DELETE FROM meta WHERE key IN ('time-nonce', 'receipts-omitted')")
+    meta.add_earlier_epochs(db, (old, *known))
     retained.begin(db, Head())
     body: dict[str, Any] = {
         "epoch": old, "audit": head.to_wire(), "backup": made_at, "streams": stood

@@ -7,7 +7,7 @@ it begins a new epoch, so no number is used twice and no command runs twice.
 
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,13 @@ from appliance.kit.files import (
     translated,
 )
 from appliance.kit.reserve import RESERVE_BYTES, Reserve
-from appliance.ledger import restored, sealed
+from appliance.ledger import restored
 from appliance.ledger.db import Ledger
 from appliance.ledger.migrations import migrations
 from appliance.ledger.restored import NewEpoch
 from appliance.ledger.streams import Stream
+from appliance.node import homeward
+from appliance.node.homeward import Left
 
 _KIND = "node"
 _DB = "node.db"
@@ -56,7 +58,11 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore brought back. ``unsent``: records that the copy had not sent yet."""
+    """What a restore brought back.
+
+    ``unsent``: records that the copy had not sent yet; ``carried``: files of them in the backup.
+    ``left``: what the ledger that made way had not sent.
+    """
 
     node: str
     made_at: str
@@ -64,13 +70,18 @@ class Restored:
     epoch: str
     audit: Mapping[str, object]
     unsent: int
+    carried: int
+    left: Left
 
 
-def make(state: Path, node: NodeId, ledger: Ledger, folder: Path, at: str) -> Made:
+def make(
+    state: Path, node: NodeId, ledger: Ledger, folder: Path, at: str,
+    seal: Callable[[], None] = lambda: None,
+) -> Made:  # fmt: skip
     """Back up a node while it goes on. Blocking.
 
-    What was signed for the hub and not acknowledged lies in it as on a stick, so that the hub can
-    take it in from the backup.
+    What was not acknowledged lies in it as on a stick, so that the hub can take it in from the
+    backup, which completes the ledger as the copy knows it.
 
     Args:
         state: The node's state folder.
@@ -78,6 +89,7 @@ def make(state: Path, node: NodeId, ledger: Ledger, folder: Path, at: str) -> Ma
         ledger: Its ledger, open.
         folder: What is not there yet; it holds the node's keys from now on.
         at: The time, UTC.
+        seal: Signs what waits in the ledger, so that it can be carried.
 
     Raises:
         NotFoundError, StateUnusableError, NoSpaceError: no backup was left behind.
@@ -90,6 +102,7 @@ def make(state: Path, node: NodeId, ledger: Ledger, folder: Path, at: str) -> Ma
         for name in _FILES:
             if (state / name).exists():
                 making.file(state / name, name)
+        seal()  # after the copy, so that all it holds is signed; in the ledger that sends it too
         batches = _as_on_a_stick(making, node, ledger)
         about = {"kind": _KIND, "node": node, "epoch": ledger.epoch, _MADE_OF: at,
                  "version": __version__}  # fmt: skip
@@ -100,8 +113,7 @@ def make(state: Path, node: NodeId, ledger: Ledger, folder: Path, at: str) -> Ma
 def _as_on_a_stick(making: Making, node: NodeId, ledger: Ledger) -> int:
     count = 0
     for stream in Stream:
-        for pack in sealed.packs(ledger, stream, courier.PACK_BYTES):
-            name = courier.pack_name(ledger.epoch, pack.first)
+        for name, pack in homeward.packs(ledger, stream):
             folder = courier.batches_folder(making.folder, node, stream)
             courier.write(making.folder, folder, {name: pack.data})
             count += pack.batches
@@ -111,7 +123,8 @@ def _as_on_a_stick(making: Making, node: NodeId, ledger: Ledger) -> int:
 def restore(folder: Path, state: Path, at: str, *, replace: bool = False) -> Restored:
     """Put a node back from a backup into a state folder that no controller holds. Blocking.
 
-    What is there of ``store/`` and ``spool/`` stays. A restore that is cut leaves no node, and may
+    What is there of ``store/`` and ``spool/`` stays. What the ledger that makes way had not sent
+    is written beside it first, as on a stick. A restore that is cut leaves no node, and may
     be run again.
 
     Args:
@@ -134,8 +147,9 @@ def restore(folder: Path, state: Path, at: str, *, replace: bool = False) -> Res
     with locked(state / "lock", what=f"the node in {state}"):
         _check_place(state, node, replace=replace)
         require_space(state, 2 * found.bytes, what="the restored node")
+        left = homeward.leave(state, at)
         _clear(state)
-        new = _ledger(found, state, at)
+        new = _ledger(found, state, at, left.epochs)
         for name in _TREES:
             for file in found.below(name):
                 if file != _ME:
@@ -149,7 +163,7 @@ def restore(folder: Path, state: Path, at: str, *, replace: bool = False) -> Res
         found.put(_ME, state / _ME)  # last: from here on there is a node
     return Restored(
         node, str(found.about[_MADE_OF]), new.old_epoch, new.epoch, new.old_head.to_wire(),
-        new.unsent,
+        new.unsent, len(found.below("up")), left,
     )  # fmt: skip
 
 
@@ -193,13 +207,13 @@ def _clear(state: Path) -> None:
         fsync_folder(state)
 
 
-def _ledger(found: Backup, state: Path, at: str) -> NewEpoch:
+def _ledger(found: Backup, state: Path, at: str, known: tuple[str, ...]) -> NewEpoch:
     found.put(_DB, state / _DB)
 
     def begin(db: sqlite3.Connection) -> NewEpoch:
         db.execute("BEGIN IMMEDIATE")
         index.distrust(db)
-        new = restored.begin_epoch(db, at, str(found.about[_MADE_OF]))
+        new = restored.begin_epoch(db, at, str(found.about[_MADE_OF]), known)
         db.execute("COMMIT")
         return new
 

@@ -15,14 +15,13 @@ from appliance.bundle.format import courier
 from appliance.bundle.format.courier import Letter, StickFullError
 from appliance.bundle.take.receipts import ReceiptBook
 from appliance.errors import ApplianceError, NotFoundError, ReplayError
-from appliance.kit.clock import Clock, rfc3339
+from appliance.kit.clock import Clock
 from appliance.kit.files import free_bytes
-from appliance.ledger import sealed, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Stream
+from appliance.node import homeward
 from appliance.node.fleet import FleetInbox
 from appliance.node.identity import NodeIdentity
-from appliance.sync import batch
 from appliance.sync.link import Receive
 from appliance.sync.mqtt import Message
 from appliance.sync.topics import parse_upward
@@ -136,13 +135,9 @@ class Carrier:
         """
         filling = _Filling(medium)
         made = await asyncio.to_thread(self._export_receipts, filling)
-        director = self._trust.director()
-        if director is None:
+        if (me := self._me()) is None:
             made.why_not = "no bundle has named the organisation's director yet: receipts alone"
         else:
-            me = Addressee(
-                director.org, self.identity.node, self.identity.key.public, self._ledger.epoch
-            )
             letters = {}
             for message in await self._voice.up():
                 found = parse_upward(message.topic)
@@ -170,24 +165,30 @@ class Carrier:
         made.letters = sorted(letters)
         size = filling.pack_bytes()
         for stream in Stream:
-            self._seal(stream, me)
+            homeward.seal(self._ledger, stream, me, self.identity.key, self._clock.utc())
             folder, kept = courier.batches_folder(medium, me.node, stream), []
             is_whole = True
-            for pack in sealed.packs(self._ledger, stream, size):
-                kept.append(courier.pack_name(me.db_epoch, pack.first))
+            for name, pack in homeward.packs(self._ledger, stream, size):
+                kept.append(name)
                 if len(kept) == 1:  # what was acknowledged makes room before anything is written
                     courier.sweep(medium, folder, me.db_epoch, kept, before=pack.first)
-                is_whole = filling.add(folder, {kept[-1]: pack.data}, fits=is_whole) and is_whole
+                is_whole = filling.add(folder, {name: pack.data}, fits=is_whole) and is_whole
                 made.streams[stream] = made.streams.get(stream, 0) + pack.records
             if is_whole:
                 courier.sweep(medium, folder, me.db_epoch, kept)
 
-    def _seal(self, stream: Stream, me: Addressee) -> None:
-        make = batch.maker(stream, me, self.identity.key, rfc3339(self._clock.utc()))
-        while self._ledger.record(
-            lambda db: streams.seal(db, stream, make, most=batch.MOST_RECORDS)
-        ).result():
-            pass
+    def seal(self) -> None:
+        """Sign all that waits, so that it can be carried; before a hub was named, nothing."""
+        if (me := self._me()) is None:
+            return
+        for stream in Stream:
+            homeward.seal(self._ledger, stream, me, self.identity.key, self._clock.utc())
+
+    def _me(self) -> Addressee | None:
+        director, mine = self._trust.director(), self.identity
+        if director is None:
+            return None
+        return Addressee(director.org, mine.node, mine.key.public, self._ledger.epoch)
 
     async def take(self, medium: Path) -> list[Taken]:
         """Take in what a medium carries for this node; what is refused keeps nothing else out.

@@ -16,6 +16,7 @@ from appliance.core.model import REVOKED
 from appliance.core.rollback import Rollback
 from appliance.errors import (
     BadDocumentError,
+    EarlierLedgerError,
     EquivocationError,
     MalformedError,
     RefusedError,
@@ -95,6 +96,8 @@ class FleetInbox:
             return True
         try:
             is_new = await self._desired(data, director)
+        except EarlierLedgerError:
+            raise  # a broker or a stick kept it since: nobody attacks
         except RefusedError as error:
             self.refused = error.what[:_LONGEST_REASON]
             await self._note("fleet-refused", error)
@@ -140,7 +143,9 @@ class FleetInbox:
         Raises:
             RefusedError: with TRUST's code.
         """
-        accepted = envelope.accept(data, Slot.DESIRED, director.keys, self._me.fields())
+        accepted = envelope.accept(
+            data, Slot.DESIRED, director.keys, self._me.fields(), self._earlier()
+        )
         if not envelope.check_director_epoch(accepted.payload, director.epoch):
             self._hold(data, "it waits for a bundle that names its director")
             return None
@@ -189,12 +194,16 @@ class FleetInbox:
             return True
         try:
             return await self._ack(data, director)
+        except EarlierLedgerError:
+            raise
         except RefusedError as error:
             await self._note("ack-refused", error)
             raise
 
     async def _ack(self, data: bytes, director: Director) -> bool:
-        accepted = envelope.accept(data, Slot.ACK, director.sync_keys, self._me.fields())
+        accepted = envelope.accept(
+            data, Slot.ACK, director.sync_keys, self._me.fields(), self._earlier()
+        )
         envelope.check_expiry(accepted, self._now())
         told = accepted.payload.get("streams")
         if not isinstance(told, dict):
@@ -217,6 +226,9 @@ class FleetInbox:
 
     def _director(self) -> Director | None:
         return self._trust.director()
+
+    def _earlier(self) -> tuple[str, ...]:
+        return self._ledger.read(meta.earlier_epochs)
 
     def _now(self) -> floor.Now:
         return floor.now(self._ledger.read(meta.floor), self._clock.utc())

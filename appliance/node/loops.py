@@ -9,7 +9,6 @@ from typing import Any
 
 from appliance.core.machine import MachineFacts
 from appliance.errors import ApplianceError, NoSpaceError
-from appliance.kit.files import free_bytes
 from appliance.kit.loop import Again, Wake
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
@@ -19,7 +18,6 @@ log = logging.getLogger(__name__)
 _SPOOL_S = 0.5
 _MACHINE_S = 60.0
 _DISK_S = 2.0
-_FULL = 1 << 20
 
 
 class Passes:
@@ -100,14 +98,11 @@ class DiskLoop:
     Whoever writes next to nothing would else notice a full disk only when an effect is lost.
     """
 
-    def __init__(self, folder: Path, reserve: Reserve) -> None:
-        self._folder = folder
+    def __init__(self, reserve: Reserve) -> None:
         self._reserve = reserve
 
     async def look(self) -> Again:
         """Look once."""
-        if self._reserve.is_held and await asyncio.to_thread(free_bytes, self._folder) < _FULL:
-            self._reserve.use()
-        else:
-            await asyncio.to_thread(self._reserve.restore)
+        await asyncio.to_thread(self._reserve.use_if_full)
+        await asyncio.to_thread(self._reserve.restore)
         return Again(_DISK_S)

@@ -33,6 +33,8 @@ class Reporter:
     machine: Callable[[], MachineFacts]
     clock: Clock
     wanted: Callable[[], list[Wanted]] = list
+    reserve: Callable[[], bool] = lambda: True
+    """Whether the disk's reserve is held; without it the disk is full, and new effects refused."""
 
     def body(self) -> dict[str, Any]:
         """Return what is known of the node as plain JSON data."""
@@ -40,6 +42,7 @@ class Reporter:
             **self.state(),
             "audit": self.ledger.read(chain.head).to_wire(),
             "machine": asdict(self.machine()),
+            "reserve": self.reserve(),
             "streams": self.streams(),
             "wanted": [w.to_wire() for w in self.wanted()[:_MOST_WANTED]],
         }

@@ -22,6 +22,7 @@ from appliance.errors import ApplianceError, NoSpaceError
 from appliance.kit.backoff import growing
 from appliance.kit.files import fsync_folder, locked, require_space
 from appliance.kit.http import HttpClient
+from appliance.kit.reserve import Reserve
 from appliance.software import switch as decide
 from appliance.software.child import Child, Signals
 from appliance.software.gate import Seen, judge
@@ -66,6 +67,7 @@ class Supervisor:
         self._child: Child | None = None
         self._delays = self._fresh_delays()
         self._start_at = 0.0
+        self._is_recovered = False
 
     def run(self) -> None:
         """Keep the controller up.
@@ -74,9 +76,9 @@ class Supervisor:
             LockedError: another supervisor is here.
             StateUnusableError: the folder cannot be written.
         """
+        Reserve(self._shelf.state / "reserve").use_if_full()  # before anything is written
         self._shelf.init()
         with locked(self._shelf.supervisor_lock, what=f"the node in {self._shelf.state}"):
-            self._recover()
             try:
                 while not self._ended():
                     self._look()
@@ -84,13 +86,26 @@ class Supervisor:
                 if self._child is not None:
                     self._child.end(self._patience.stop_s)
 
-    def _recover(self) -> None:
-        def recovered(found: decide.Switch) -> decide.Switch:
-            whole = self._shelf.staged(found.current) is not None
-            return decide.recover(found, self._installed, current_is_whole=whole)
+    def _recovered(self, found: decide.Switch) -> decide.Switch:
+        whole = self._shelf.staged(found.current) is not None
+        return decide.recover(found, self._installed, current_is_whole=whole)
 
-        self._shelf.change(recovered)
-        self._shelf.point()
+    def _read(self) -> decide.Switch:
+        """Return what is in force; at first, what that is after whatever went down before.
+
+        What a full disk cannot hold of that is written down later: the node runs meanwhile.
+        """
+        if self._is_recovered:
+            return self._shelf.read()
+        try:
+            found = self._shelf.change(self._recovered)
+            self._shelf.point()
+        except NoSpaceError as error:
+            if self._down:
+                log.error("the controller runs, and no switch is begun: %s", error)
+            return self._recovered(self._shelf.read())
+        self._is_recovered = True
+        return found
 
     def _ended(self) -> bool:
         """Wait for something to happen; return whether it is over."""
@@ -115,7 +130,7 @@ class Supervisor:
         return self._child is None
 
     def _look(self) -> None:
-        found = self._shelf.read()
+        found = self._read()
         if found.next is not None:
             self._try(found.next)
         elif self._down and monotonic() >= self._start_at:

@@ -16,7 +16,7 @@ from functools import partial
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, RefusedError
+from appliance.errors import ApplianceError, EarlierLedgerError, RefusedError
 from appliance.kit.backoff import full_jitter
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.loop import Wake
@@ -185,6 +185,8 @@ class Link:
                 continue
             try:
                 await handle(message.payload)
+            except EarlierLedgerError as error:
+                log.info("not for this ledger: %s", error)
             except RefusedError as error:
                 if self._complaints.why(error.what, self._clock.monotonic()) is not None:
                     log.warning("refused from the hub (%s): %s", error.code, error)

@@ -14,6 +14,7 @@ from typing import Any
 
 from appliance.core import wire
 from appliance.errors import (
+    EarlierLedgerError,
     EquivocationError,
     ExpiredError,
     MalformedError,
@@ -91,7 +92,13 @@ def seal(
     return dsse.sign(slot, wire.dumps(payload), key)
 
 
-def accept(data: bytes, slot: Slot, keys: Collection[str], expected: Mapping[str, str]) -> Accepted:
+def accept(
+    data: bytes,
+    slot: Slot,
+    keys: Collection[str],
+    expected: Mapping[str, str],
+    earlier: Collection[str] = (),
+) -> Accepted:
     """Steps 1 to 5: form, type, signature, strict JSON, addressee.
 
     Args:
@@ -99,15 +106,20 @@ def accept(data: bytes, slot: Slot, keys: Collection[str], expected: Mapping[str
         slot: What it must be.
         keys: Who may sign it.
         expected: The common fields and what they must say: ``Addressee.fields()``.
+        earlier: The epochs of ledgers that this node had before.
 
     Raises:
+        EarlierLedgerError: it is for this node, and for a ledger that it had before.
         MalformedError, SignatureError, ScopeError: which defence stopped it.
     """
     what = f"the {slot.name.lower()} envelope"
     opened = dsse.verify(data, slot, keys, what=what)
     payload = wire.loads(opened.payload, what=what)
+    wrong = {name for name, value in expected.items() if payload.get(name) != value}
+    if wrong == {"dbEpoch"} and payload.get("dbEpoch") in tuple(earlier):
+        raise EarlierLedgerError(f"{what} is for the ledger that this node had before")
     for name, value in expected.items():
-        if payload.get(name) != value:
+        if name in wrong:
             raise ScopeError(f"{what} says {name} {payload.get(name)!r}, not {value!r}")
     return Accepted(payload, hashlib.sha256(opened.payload).hexdigest(), what, opened.signers)
 

@@ -12,7 +12,6 @@ from appliance.bundle.take.accept import Importer, ImportParts
 from appliance.bundle.take.answers import AnswerTaker
 from appliance.bundle.take.intake import Housekeeping
 from appliance.bundle.take.receipts import ReceiptBook
-from appliance.cache import roots
 from appliance.cache.care import CacheCare
 from appliance.cache.store import ModelStore
 from appliance.errors import RefusedError
@@ -94,7 +93,10 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
         NoSpaceError, StateUnusableError: as their names say.
     """
     identity = node_identity.load(state)
+    reserve = Reserve(state / "reserve")
+    reserve.use_if_full()  # before anything is written: what must be recorded needs the room
     with locked(state / "lock", what=f"the node in {state}"):
+        reserve.restore()
         clock = SystemClock()
         store = ModelStore(state)
         store.init()
@@ -103,7 +105,6 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
         gpus = Gpus(ledger, clock, nvidia, partial(owners.owners, state))
         try:
             rederive(trust, ledger)
-            store.publish_index(*ledger.read(roots.shown))
             retaining = Retaining(state, ledger, clock, cache or CacheSettings())
             care = CacheCare(state, store, ledger, retaining.circumstances, retaining.settings)
             care.health.meet()
@@ -114,7 +115,6 @@ def open_node(state: Path, cache: CacheSettings | None = None) -> Iterator[NodeC
             importer = Importer(
                 ImportParts(state, trust, store, ledger, clock, receipts, answers, house)
             )
-            reserve = Reserve(state / "reserve")
             software = Software(Shelf(state), StoredControllers(trust, store.blobs), clock)
             yield NodeCore(
                 state,

@@ -29,7 +29,7 @@ def keeping(
         served: Told of each request that was served.
     """
     usage = UsageLoop(core.state / places.SPOOL, core.ledger, core.reserve, served)
-    disk = DiskLoop(core.state, core.reserve)
+    disk = DiskLoop(core.reserve)
     keeper = AuditKeeper(core.ledger, clock)
     budgets = BudgetLoop(core.ledger, settings)
     loops = (

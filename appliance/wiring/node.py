@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
+from appliance.cache import roots
 from appliance.cache.store import ModelStore
-from appliance.errors import NoSpaceError
 from appliance.hardware.probe import machine
 from appliance.kit import asgi
 from appliance.kit.clock import SystemClock
@@ -59,10 +59,7 @@ async def run_node(state: Path, settings: Settings) -> None:
     if settings.sync.broker:
         BrokerAddress.parse(settings.sync.broker, proxy=settings.sync.proxy)
     with open_node(state, settings.cache) as core:
-        try:
-            core.reserve.hold()
-        except NoSpaceError:
-            core.reserve.use()
+        core.store.publish_index(*core.ledger.read(roots.shown))
         ending = Ending()
         await _run_loops(core, settings, ending)
         if ending.engines_too:
@@ -157,7 +154,6 @@ def _status(
         "version": __version__,
         "epoch": core.ledger.epoch,
         "passes": passes.count,
-        "reserve": core.reserve.is_held,
         "fenced_gpus": {u: f.to_wire() for u, f in core.gpus.fenced().items()},
         "time": core.ledger.read(lambda db: freshness(db, clock)),
         "link": uplink.status(),
@@ -174,7 +170,8 @@ async def _serve(here: Here, running: Running, ending: Ending) -> None:
     loop = asyncio.get_running_loop()
     core.gpus.on_change = lambda *_: loop.call_soon_threadsafe(wake.set)
     passes = Passes(running.reconcile, wake)
-    reporter = Reporter(core.ledger, board, watch, clock, core.care.health.wanted)
+    is_held = partial(getattr, core.reserve, "is_held")
+    reporter = Reporter(core.ledger, board, watch, clock, core.care.health.wanted, is_held)
 
     def new_word() -> None:
         wake.set()

@@ -17,15 +17,26 @@ def _mount(*arguments: str) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one MiB."""
+def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Make a file system of so many bytes, once."""
     need_root()
     need_tool("mount")
     folder = tmp_path / "disk"
-    folder.mkdir()
-    _mount("-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(folder))
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+
+    def make(size: int) -> Path:
+        folder.mkdir()
+        _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+        return folder
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def small_disk(disk_of: Callable[[int], Path]) -> Path:
+    """A file system of one MiB."""
+    return disk_of(SMALL_BYTES)
 
 
 @pytest.fixture

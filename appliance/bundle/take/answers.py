@@ -13,7 +13,13 @@ from pathlib import Path
 from appliance.bundle.format import courier
 from appliance.bundle.media.medium import FolderMedium, Medium
 from appliance.core.ids import NodeId
-from appliance.errors import ApplianceError, NotFoundError, RefusedError, ReplayError
+from appliance.errors import (
+    ApplianceError,
+    EarlierLedgerError,
+    NotFoundError,
+    RefusedError,
+    ReplayError,
+)
 from appliance.kit.clock import Clock, rfc3339
 from appliance.kit.sparing import Sparing
 from appliance.ledger import meta, receipts, streams
@@ -71,6 +77,8 @@ class AnswerTaker:
     def _audited(self, data: bytes, *, again: bool) -> TimeTaken | None:
         try:
             return self._take_time(data, again=again)
+        except EarlierLedgerError:
+            raise  # kept somewhere since this node was put back: nobody attacks
         except RefusedError as error:
             why = self._refusals.why(error.what, self._clock.monotonic())
             if why is not None:
@@ -115,8 +123,9 @@ class AnswerTaker:
                 "no bundle has named who may sign a time for this node",
                 hint="import a bundle of the organisation first",
             )
+        earlier = self._ledger.read(meta.earlier_epochs)
         me = Addressee(director.org, self._node, self._node_key, self._ledger.epoch)
-        accepted = envelope.accept(data, Slot.TIME, director.sync_keys, me.fields())
+        accepted = envelope.accept(data, Slot.TIME, director.sync_keys, me.fields(), earlier)
         known = self._ledger.read(meta.floor)
         envelope.check_expiry(accepted, floor.now(known, self._clock.utc()))
         nonce, time = envelope.answered_nonce(accepted)

@@ -82,7 +82,8 @@ class _Carry:
         fact = Fact(Stream.AUDIT, "backup", at, {"by": by})
         await asyncio.wrap_future(services.ledger.note(fact))  # who has it has this node's keys
         state, node = services.importer.parts.state, services.carrier.identity.node
-        made = await asyncio.to_thread(backup.make, state, node, services.ledger, folder, at)
+        make = partial(backup.make, seal=services.carrier.seal)
+        made = await asyncio.to_thread(make, state, node, services.ledger, folder, at)
         return JSONResponse(asdict(made))
 
 

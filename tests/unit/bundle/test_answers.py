@@ -14,6 +14,7 @@ from appliance.bundle.media.medium import FolderMedium
 from appliance.bundle.take.answers import TimeTaken
 from appliance.errors import (
     ApplianceError,
+    EarlierLedgerError,
     ExpiredError,
     MalformedError,
     NotFoundError,
@@ -22,6 +23,7 @@ from appliance.errors import (
     ScopeError,
     SignatureError,
 )
+from appliance.ledger import meta
 from appliance.ledger.streams import Stream
 from appliance.trust import floor
 from appliance.trust.envelope import Slot
@@ -136,6 +138,13 @@ def test_what_one_defence_stops_changes_nothing(
 def test_an_answer_for_another_ledger_of_this_node_is_refused(site: Site) -> None:
     site.ask()
     refused(site, site.answer(T, to=replace(site.me, db_epoch="older")), ScopeError)
+
+
+def test_an_answer_to_a_ledger_of_before_a_restore_is_old_and_no_attack(site: Site) -> None:
+    site.ask()
+    site.ledger.record(lambda db: meta.add_earlier_epochs(db, ["before"])).result()
+    refused(site, site.answer(T, to=replace(site.me, db_epoch="before")), EarlierLedgerError)
+    assert site.records(Stream.AUDIT) == []
 
 
 def test_a_sync_key_that_offline_keys_replaced_answers_no_more(site: Site) -> None:

@@ -81,6 +81,20 @@ def story(tmp_path: Path) -> Iterator[Story]:
     (made.state / "reserve").unlink(missing_ok=True)
 
 
+def _hand_in(story: Story, said: str, where: list[Path]) -> None:
+    """Do what a restore says comes next: it completes the ledger from before."""
+    last = re.search("audit record ([0-9]+)", said)
+    assert last is not None
+    handed = re.findall("next: at the hub, appliance hub sync import (.*)", said)
+    assert [Path(folder).parent for folder in handed] == where
+    committed = []
+    for folder in handed:
+        found = story.hub("sync", "import", folder)
+        assert "LACKING" not in found
+        committed += [int(n) for n in re.findall("audit: committed up to ([0-9]+)", found)]
+    assert committed == [int(last[1]), int(last[1]) + 2]  # its own record; and two backups since
+
+
 def test_a_year_of_sticks_a_backup_and_a_restore(story: Story, tmp_path: Path) -> None:
     stick = tmp_path / "stick"
     stick.mkdir()
@@ -107,8 +121,11 @@ def test_a_year_of_sticks_a_backup_and_a_restore(story: Story, tmp_path: Path) -
         assert "private keys" in story.node("backup", saved)
         story.node("backup", saved, status=6)
         story.node("restore", saved, status=6)
+        story.node("backup", tmp_path / "later")
         said = story.node("restore", saved, "--replace")
         assert "with a new ledger" in said
+        assert re.search("  [1-9] records that the ledger in its place had not sent", said)
+        _hand_in(story, said, [tmp_path, story.state])
         assert '"epoch"' in story.node("audit", "tail")
         story.node("audit", "verify", "--against", stick, status=9)  # of the ledger before
         assert story.node("sync", "export", stick)

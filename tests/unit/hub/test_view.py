@@ -100,5 +100,13 @@ def test_what_the_broker_says_is_shown_and_is_evidence_of_nothing() -> None:
     assert look({}).connected is None
 
 
+def test_a_full_disk_is_said_although_everything_serves() -> None:
+    report = {"deployments": [serving()], "applied": {"generation": 3}}
+    found = look({**report, "reserve": False})
+    assert found.state is State.DEGRADED
+    assert found.why == "its disk is full, so it begins nothing new; 1 of 1 deployments serve"
+    assert look({**report, "reserve": True}).state is State.READY
+
+
 def test_drift_is_shown() -> None:
     assert look({"drift": {"notes": "replicas"}}).drift == {"notes": "replicas"}

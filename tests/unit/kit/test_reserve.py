@@ -35,6 +35,15 @@ def test_it_comes_back_only_when_there_is_space_enough(small_disk: Path) -> None
     assert held == [False, True]
 
 
+def test_a_disk_that_is_full_takes_it_before_anything_is_written(small_disk: Path) -> None:
+    reserve = Reserve(small_disk / "reserve", SIZE)
+    reserve.use_if_full()
+    reserve.hold()
+    fill(small_disk)
+    reserve.use_if_full()
+    assert free_bytes(small_disk) == SIZE
+
+
 def test_too_little_space_is_left_alone(small_disk: Path) -> None:
     reserve = Reserve(small_disk / "reserve", 2 << 20)
     before = free_bytes(small_disk)

@@ -1,11 +1,13 @@
 """A node that was put back is the same node with another ledger, and does nothing twice."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import (
     ApplianceError,
@@ -16,11 +18,17 @@ from appliance.errors import (
     StateUnusableError,
 )
 from appliance.kit.backup import Backup
+from appliance.kit.clock import SystemClock
 from appliance.kit.files import locked
-from appliance.ledger import chain, receipts, retained, streams
+from appliance.ledger import chain, meta, receipts, retained, streams
 from appliance.ledger.streams import Fact, Stream
 from appliance.node import auditing, backup, identity
+from appliance.sync.batch import maker, open_batch
+from appliance.trust.envelope import Addressee
+from appliance.trust.store import TrustStore
+from tests.helpers.carrying import carrier_of
 from tests.helpers.organisation import Node, Organisation
+from tests.helpers.signing import new_key
 
 AT = "2026-12-01T00:00:00.000Z"
 LATER = "2026-12-02T00:00:00.000Z"
@@ -131,6 +139,89 @@ def test_what_stands_there_makes_way_only_when_told(
     again.close()
 
 
+def _with_hub(node: Node) -> None:
+    """Have a hub named, as a bundle does."""
+    keys = {"keys": [new_key().public], "sync": [new_key().public]}
+    document = {"org": "acme", "epoch": 1, **keys, "sites": ["*"], "verbs": []}
+    path = node.state / "tuf" / "current" / "trust" / "director.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(wire.dumps(document))
+
+
+def _carried(medium: Path, node: Node) -> dict[str, list[str]]:
+    """Return the kinds of the records that lie in a folder for the hub, by stream."""
+    key = identity.load(node.state).key.public
+    me = Addressee("acme", "box-1", key, node.ledger.epoch)
+    found: dict[str, list[str]] = {}
+    for pack in sorted(medium.rglob("*.jsonl")):
+        for line in pack.read_bytes().splitlines():
+            stream = pack.parent.name
+            records = open_batch(line, {key}, me, stream).records
+            found.setdefault(stream, []).extend(r["kind"] for r in records)
+    return found
+
+
+def test_what_the_ledger_that_makes_way_had_not_sent_is_kept_for_the_hub(
+    node: Node, saved: Path
+) -> None:
+    _with_hub(node)
+    node.ledger.note(Fact(Stream.AUDIT, "since", AT, {})).result()
+    node.ledger.note(Fact(Stream.METRICS, "host", AT, {})).result()
+    epoch = node.ledger.epoch
+    node.ledger.close()
+    found = backup.restore(saved, node.state, LATER, replace=True)
+    medium = Path(found.left.folder)
+    assert medium == node.state / f"before-restore-{epoch}"
+    kinds = _carried(medium, node)
+    assert kinds["usage"] == ["t"] * 5
+    assert kinds["audit"][-1] == "since"
+    assert kinds["metrics"] == ["host"]
+    assert found.left.records == sum(len(k) for k in kinds.values())
+    second = backup.restore(saved, node.state, LATER, replace=True)
+    again = Node.open(node.state)
+    earlier = again.ledger.read(meta.earlier_epochs)
+    assert set(earlier) == {epoch, found.epoch}
+    assert second.epoch == again.ledger.epoch
+    again.close()
+
+
+def test_a_restore_that_was_cut_still_names_what_it_kept(
+    node: Node, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_hub(node)
+    node.ledger.close()
+
+    def cut(_: Backup, name: str, target: Path) -> None:
+        raise KeyboardInterrupt(name, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Backup, "put", cut)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(saved, node.state, LATER, replace=True)
+    found = backup.restore(saved, node.state, LATER, replace=True)
+    assert found.left.folder == str(node.state / f"before-restore-{node.ledger.epoch}")
+    assert list(Path(found.left.folder).rglob("*.jsonl"))
+
+
+def test_a_ledger_that_cannot_be_read_makes_way_and_that_is_said(node: Node, saved: Path) -> None:
+    _with_hub(node)
+    node.ledger.close()
+    (node.state / "node.db-wal").unlink(missing_ok=True)
+    (node.state / "node.db").write_bytes(b"no database" * 1000)
+    found = backup.restore(saved, node.state, LATER, replace=True)
+    assert "cannot be read" in found.left.why_not
+    Node.open(node.state).close()
+
+
+def test_records_that_no_hub_could_take_are_counted_when_they_go(
+    node: Node, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrustStore, "director", lambda _: None)
+    node.ledger.close()
+    found = backup.restore(saved, node.state, LATER, replace=True)
+    assert re.match("[1-9][0-9]* records .* are gone", found.left.why_not)
+
+
 def test_no_controller_may_run_meanwhile(saved: Path, tmp_path: Path) -> None:
     state = tmp_path / "new"
     state.mkdir()
@@ -188,8 +279,6 @@ def test_a_restore_that_was_cut_leaves_no_node_and_may_be_run_again(
 def test_a_backup_is_also_a_stick_of_what_was_signed_and_not_acknowledged(
     node: Node, tmp_path: Path
 ) -> None:
-    from appliance.sync.batch import maker  # noqa: PLC0415 - one use
-    from appliance.trust.envelope import Addressee  # noqa: PLC0415
 
     me = identity.load(node.state)
     node.ledger.note(Fact(Stream.USAGE, "t", AT, {})).result()
@@ -197,9 +286,25 @@ def test_a_backup_is_also_a_stick_of_what_was_signed_and_not_acknowledged(
         Stream.USAGE, Addressee("acme", me.node, me.key.public, node.ledger.epoch), me.key, AT
     )
     node.ledger.record(lambda db: streams.seal(db, Stream.USAGE, make, most=9)).result()
-    node.ledger.note(Fact(Stream.USAGE, "t", AT, {})).result()  # not signed: a backup seals nothing
+    node.ledger.note(Fact(Stream.USAGE, "t", AT, {})).result()  # not signed: nobody seals it
     made = backup.make(node.state, me.node, node.ledger, tmp_path / "b", AT)
     assert made.batches == 1
     (pack,) = (tmp_path / "b").rglob("*.jsonl")
     (batch,) = node.ledger.read(lambda db: streams.unacknowledged(db, Stream.USAGE, 9))
     assert pack.read_bytes() == batch.envelope + b"\n"
+
+
+def test_a_backup_carries_all_that_its_copy_of_the_ledger_holds(
+    node: Node, small_bundle: Path, tmp_path: Path
+) -> None:
+    node.importer.run(small_bundle, "test")
+    _with_hub(node)
+    node.ledger.note(Fact(Stream.METRICS, "host", AT, {})).result()
+    node.ledger.note(Fact(Stream.AUDIT, "backup", AT, {})).result()
+    seal = carrier_of(node, SystemClock()).seal
+    backup.make(node.state, NodeId("box-1"), node.ledger, tmp_path / "b", AT, seal)
+    kinds = _carried(tmp_path / "b", node)
+    assert kinds == {
+        "audit": ["import", "backup"], "metrics": ["host"], "receipts": ["receipt"],
+    }  # fmt: skip
+    assert backup.restore(tmp_path / "b", tmp_path / "new", LATER).carried == 3

@@ -14,7 +14,7 @@ import pytest
 from appliance.cache import catalog
 from appliance.core import wire
 from appliance.core.model import Variant
-from appliance.errors import RefusedError
+from appliance.errors import EarlierLedgerError, RefusedError
 from appliance.ledger import meta, streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Position, Record, SealedBatch, Stream
@@ -350,6 +350,19 @@ def test_what_was_refused_is_shown_until_something_is_accepted(box: Box) -> None
     assert "director epoch 1" in box.inbox.refused
     box.say(box.word(1))
     assert box.inbox.refused == ""
+
+
+def test_what_is_kept_for_a_ledger_of_before_a_restore_is_old_and_no_attack(box: Box) -> None:
+    box.ledger.record(lambda db: meta.add_earlier_epochs(db, ["before"])).result()
+    before = replace(box.me, db_epoch="before")
+    for data in (box.word(1, to=before), ack(box, told(box), to=before)):
+        with pytest.raises(EarlierLedgerError):
+            asyncio.run(box.inbox.desired(data) if b"desired" in data else box.inbox.ack(data))
+    assert (box.inbox.refused, box.audit()) == ("", [])
+    box.refused(box.word(1, to=replace(before, node="box-2")), 28)
+    box.refused(box.word(1, to=before, key=STRANGER), 20)
+    box.refused(box.word(1, to=replace(before, db_epoch="nobody's")), 28)
+    assert [body["code"] for _, body in box.audit()] == ["scope", "signature", "scope"]
 
 
 class Outbox:

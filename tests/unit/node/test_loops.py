@@ -10,7 +10,7 @@ from appliance.kit.clock import SystemClock
 from appliance.kit.loop import Again, Wake
 from appliance.kit.reserve import Reserve
 from appliance.ledger.db import Ledger
-from appliance.node import loops, spool
+from appliance.node import spool
 from appliance.node.loops import DiskLoop, MachineWatch, Passes, UsageLoop
 from tests.helpers.models import machine
 
@@ -74,9 +74,9 @@ def test_a_full_disk_gives_the_reserve_up_whoever_writes(
 ) -> None:
     reserve = Reserve(tmp_path / "reserve", size=4096)
     reserve.hold()
-    loop, held = DiskLoop(tmp_path, reserve), []
-    for free in (2 << 20, 1000, 1000):  # the last look finds room: it asks the real disk
-        monkeypatch.setattr(loops, "free_bytes", lambda _, free=free: free)
+    loop, held = DiskLoop(reserve), []
+    for free in (2 << 20, 1000, 2 << 20):
+        monkeypatch.setattr("appliance.kit.reserve.free_bytes", lambda _, free=free: free)
         asyncio.run(loop.look())
         held.append(reserve.is_held)
     assert held == [True, False, True]

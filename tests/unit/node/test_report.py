@@ -90,6 +90,11 @@ def test_a_report_says_what_the_node_lost_and_wants_again(node: ControlledNode) 
     assert reporter(node).body()["wanted"] == []
 
 
+def test_a_report_says_that_the_disk_is_full(node: ControlledNode) -> None:
+    full = Reporter(node.ledger, node.board, machine, node.clock, reserve=lambda: False)
+    assert [r.body()["reserve"] for r in (full, reporter(node))] == [False, True]
+
+
 def test_a_report_names_the_head_and_the_count_of_the_audit_log(node: ControlledNode) -> None:
     assert signed(node).payload["audit"] == {"seq": 0, "hash": chain.GENESIS}
     node.ledger.note(*[Fact(Stream.AUDIT, "t", "", {})] * 3).result()

@@ -12,7 +12,9 @@ from appliance.errors import NoSpaceError
 from appliance.ledger import streams
 from appliance.ledger.db import Ledger
 from appliance.ledger.streams import Fact, Stream
-from appliance.software.supervisor import backup, without_another_python
+from appliance.software.shelf import Shelf
+from appliance.software.supervisor import Patience, Supervisor, backup, without_another_python
+from appliance.software.switch import Intent, Switch
 
 
 def test_the_ledger_is_copied_while_its_owner_writes(tmp_path: Path) -> None:
@@ -64,3 +66,24 @@ def test_a_child_that_does_not_listen_is_killed() -> None:
     )
     said = subprocess.check_output([sys.executable, "-c", story, deaf], text=True, timeout=30)
     assert said.split() == ["deaf", "-9", "False"]
+
+
+def test_what_a_full_disk_cannot_hold_of_a_switch_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.init()
+    intent = Intent("9.9.9", "test", "", tried=True)
+    shelf.change(lambda _: Switch(next=intent))
+    monkeypatch.setattr("appliance.software.supervisor.Signals", object)  # they block ours
+    supervisor = Supervisor(shelf, [], tmp_path / "socket", "1.0", Patience(1, 1, 1))
+
+    def full(*_: object) -> None:
+        raise NoSpaceError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("appliance.software.shelf.write_durably", full)
+        assert supervisor._read().next is None, "what ran before runs, and nothing is tried"
+        assert shelf.read().next == intent
+    assert supervisor._read().next is None
+    assert shelf.read().next is None
