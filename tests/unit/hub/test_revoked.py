@@ -193,7 +193,11 @@ def test_a_machine_that_takes_the_name_is_asked_again(told: Told) -> None:
 def refusing(node: NodeId, _: Any = None) -> dict[str, Any]:
     if node == "box-1":
         raise RevokedError("box-1 was revoked")
-    results = [{"result": "new", "fork": None}]
+    return answering("new")
+
+
+def answering(result: str) -> dict[str, Any]:
+    results = [{"result": result, "fork": None}]
     return {"results": results, "chains": [], "time": None, "positions": [], "messages": []}
 
 
@@ -206,7 +210,11 @@ def test_a_revoked_node_on_a_stick_keeps_nobody_else_out(tmp_path: Path) -> None
     found = carrier.import_folder(tmp_path, refusing)
     assert [(d.node, d.new, len(d.refused)) for d in found] == [("box-1", 0, 1), ("box-2", 1, 0)]
     assert from_wire(found[0].refused[0]).exit_code == 29
-    replays = carrier.import_letters(tmp_path, refusing, refusing)
+
+    def post(node: NodeId, _: Any) -> dict[str, Any]:
+        return {**refusing(node), **answering("taken")}
+
+    replays = carrier.import_letters(tmp_path, post, refusing)
     assert [r.node for r in replays] == ["box-1", "box-2"]
     assert isinstance(from_wire(replays[0].refused[0]), RevokedError)
     assert not (tmp_path / "dn" / "box-1").exists()

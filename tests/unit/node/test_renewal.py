@@ -111,7 +111,7 @@ def test_a_connection_begins_with_the_request_that_is_due(pair: Pair) -> None:
         async with pair.running():
             await until(lambda: pair.chain().serial != first.serial, "the new certificate")
         assert len(pair.broker.on(REQUEST)) == 1
-        assert pair.broker.on(ANSWER) == [pair.chain().pem]
+        assert set(pair.broker.on(ANSWER)) == {pair.chain().pem}
         assert not any(m.retained for m in pair.broker.published if m.topic == ANSWER)
         assert pair.hub.refusals() == []
 
