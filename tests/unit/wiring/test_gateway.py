@@ -34,7 +34,9 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def running(state: Path, cluster: KubernetesSettings, host: str) -> AsyncIterator[int]:
-    logging.getLogger("appliance").setLevel(logging.ERROR)
+    log = logging.getLogger("appliance")
+    level = log.level
+    log.setLevel(logging.ERROR)
     port = free_port()
     task = asyncio.create_task(run_gateway(state, GatewaySettings(host=host, port=port), cluster))
     try:
@@ -44,6 +46,7 @@ async def running(state: Path, cluster: KubernetesSettings, host: str) -> AsyncI
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        log.setLevel(level)
 
 
 def _answers(port: int) -> bool:
