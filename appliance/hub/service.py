@@ -7,14 +7,15 @@ import asyncio
 import datetime
 import logging
 import sqlite3
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from appliance.core import wire
 from appliance.core.ids import NodeId
 from appliance.errors import ApplianceError, MalformedError, RefusedError, ScopeError
 from appliance.hub import heads, receipts, resume, roster, store, words
+from appliance.hub.desk import Desk
 from appliance.hub.identity import HubIdentity
 from appliance.hub.intake import Arrived, Intake, Opened, Refused, Taken
 from appliance.hub.store import Ask, NodeRow
@@ -40,23 +41,6 @@ _GATHER_S = 0.05
 _GREETED_AT_ONCE = 100
 
 
-class Desk(Protocol):
-    """One matter between the hub and its nodes, such as commands or certificates."""
-
-    async def take(self, row: NodeRow, name: str | None, payload: bytes) -> bool | None:
-        """Take in what a node sent; ``name`` is the last part of its topic, if it has one.
-
-        Returns:
-            False when it is known to have said nothing new.
-
-        Raises:
-            RefusedError: it is not the node's, or malformed; it is noted as refused.
-        """
-
-    def messages(self, row: NodeRow) -> "Iterable[Message]":
-        """Return what is to be said to a node now, when it may have heard nothing so far."""
-
-
 class HubService:
     """Everything between the broker and ``hub.db``."""
 
@@ -73,7 +57,7 @@ class HubService:
         self._desks: dict[str, Desk] = {}
         self.intake = Intake(identity, db, clock)
 
-    def add(self, kind: str, desk: "Desk") -> None:
+    def add(self, kind: str, desk: Desk) -> None:
         """Have a desk take what comes on topics of a kind (``topics.Upward``)."""
         self._desks[kind] = desk
 
