@@ -32,7 +32,7 @@ from tests.helpers.models import variant
 NS = "edge-engines"
 REPLICA_0 = Replica("notes-0", "notes", variant(), "llama-cpp", 2048, 2, 1 << 30)
 KINDS = (DEPLOYMENTS, SERVICES, BUDGETS, CLAIM_TEMPLATES)
-_WAIT_S = 10.0
+_WAIT_S = 30.0
 
 
 class Cluster:
