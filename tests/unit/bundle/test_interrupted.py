@@ -25,6 +25,8 @@ from tests.helpers.media import wear
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer, digest_of
 
+pytestmark = pytest.mark.slow
+
 
 class KilledError(BaseException):
     """The process is gone."""

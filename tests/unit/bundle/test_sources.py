@@ -16,6 +16,9 @@ from appliance.errors import (
 )
 from tests.helpers.signing import digest_of
 
+pytestmark = pytest.mark.slow
+
+
 DATA = b"weights in a wheel"
 LOCAL = Source(file="model.gguf")
 WHEEL = Source(pypi=PypiSource(package="tiny-model", version="1.0", file="tiny_model/w.gguf"))

@@ -26,6 +26,9 @@ from tests.helpers.importing import imported, interrupted, names, refused
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer, flip
 
+pytestmark = pytest.mark.slow
+
+
 MIB = 1 << 20
 ADDED = ("small:1.0.0-Q4_0",)
 

@@ -12,6 +12,8 @@ from appliance.trust.repository import Repository
 from tests.helpers.people import PASSPHRASE, Machine, build_bundle
 from tests.unit.trust.test_declarations import DIGEST, authority
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def officer(tmp_path: Path) -> Machine:

@@ -29,6 +29,9 @@ from tests.fakes.kubeapi import FakeKubeApi
 from tests.helpers.abilities import abilities
 from tests.helpers.models import variant
 
+pytestmark = pytest.mark.slow
+
+
 NS = "edge-engines"
 REPLICA_0 = Replica("notes-0", "notes", variant(), "llama-cpp", 2048, 2, 1 << 30)
 KINDS = (DEPLOYMENTS, SERVICES, BUDGETS, CLAIM_TEMPLATES)

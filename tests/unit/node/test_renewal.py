@@ -26,6 +26,9 @@ from tests.helpers.nodes import ControlledNode
 from tests.helpers.signing import InForce
 from tests.helpers.waiting import until
 
+pytestmark = pytest.mark.slow
+
+
 DAY = 86400
 REQUEST, ANSWER = "ea1/box-1/up/csr", "ea1/box-1/dn/cert"
 
