@@ -15,6 +15,9 @@ from appliance.errors import MalformedError, RefusedError
 from tests.helpers.deltas import delta_of, rebuild, sized
 from tests.helpers.gguf import llama_of, safetensors_of
 
+pytestmark = pytest.mark.slow
+
+
 blocks = st.binary(min_size=1, max_size=64).map(lambda part: part * 200)
 names = st.sampled_from(["q", "k", "v", "up", "down", "embed"])
 models = st.dictionaries(names, blocks, max_size=6)

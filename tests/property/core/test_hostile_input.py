@@ -3,6 +3,7 @@
 import contextlib
 import io
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -12,6 +13,9 @@ from appliance.core.routes import ApiKey, Endpoint, Route, RouteSnapshot
 from appliance.errors import BadDocumentError, MalformedError
 from tests.helpers.gguf import header, small_llama
 from tests.helpers.strategies import damaged, json_values, words
+
+pytestmark = pytest.mark.slow
+
 
 LLAMA = small_llama(b"")
 JSON_LIKE = st.lists(

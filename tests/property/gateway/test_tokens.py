@@ -3,11 +3,15 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core import wire
 from appliance.gateway.tokens import StreamTail, count
+
+pytestmark = pytest.mark.slow
+
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

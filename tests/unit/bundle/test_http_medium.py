@@ -27,6 +27,9 @@ from tests.helpers.importing import Seen, names
 from tests.helpers.organisation import Node
 from tests.helpers.signing import Draft, Signer, digest_of
 
+pytestmark = pytest.mark.slow
+
+
 LINK = Link(timeout_s=5, tries=2, sleep=lambda _: None)
 DRAFT = Draft(small_llama(bytes(9 << 20)))
 WEIGHTS = f"/b/blobs/sha256/{digest_of(DRAFT.weights).removeprefix('sha256:')}"

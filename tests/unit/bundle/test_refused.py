@@ -26,6 +26,9 @@ from tests.helpers.signing import (
     target,
 )
 
+pytestmark = pytest.mark.slow
+
+
 IN_MODEL = ["manifest", "config", "weights"]
 """What is read only after the metadata was committed: steps 10 and 11."""
 BLOBS = [*IN_MODEL, "release", "director"]

@@ -14,6 +14,8 @@ from tests.helpers.models import digest_of
 from tests.helpers.signing import flip
 from tests.helpers.stores import CaredStore
 
+pytestmark = pytest.mark.slow
+
 
 def wanted(cared: CaredStore) -> list[tuple[Digest, BlobState, tuple[str, ...]]]:
     return [(w.digest, w.state, w.models) for w in cared.care.health.wanted()]

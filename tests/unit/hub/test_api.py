@@ -22,6 +22,9 @@ from tests.helpers.models import wire_deployment, wire_site
 from tests.helpers.sticks import Site
 from tests.helpers.web import Answer, ask, serving
 
+pytestmark = pytest.mark.slow
+
+
 NODE = "/api/v1/nodes/box-1"
 TOKEN = {"Authorization": "Bearer the token"}
 KEY = "ab" * 32

@@ -16,6 +16,8 @@ from appliance.software.shelf import Shelf
 from appliance.software.supervisor import Patience, Supervisor, backup, without_another_python
 from appliance.software.switch import Intent, Switch
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_ledger_is_copied_while_its_owner_writes(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "node.db")
