@@ -12,6 +12,7 @@ from appliance.cli.common import DEFAULT_HUB_STATE, AsJson, HubStateDir, checked
 from appliance.core import ids
 from appliance.core.ids import NodeId
 from appliance.core.quantity import format_bytes
+from appliance.errors import NotFoundError, RevokedError
 from appliance.kit.clock import SystemClock, rfc3339
 from appliance.kit.http import HttpClient
 
@@ -54,7 +55,6 @@ def register(group: typer.Typer, hub: Hub) -> None:
 
 
 def _take(medium: Path, hub: HttpClient, *, as_json: bool) -> None:
-    from appliance.errors import NotFoundError  # noqa: PLC0415
     from appliance.hub import carrier  # noqa: PLC0415 - other commands do without
 
     try:
@@ -126,7 +126,6 @@ def _replayed(medium: Path, found: dict[str, Any]) -> list[str]:
 
 
 def _export(medium: Path, hub: HttpClient, node: str | None, *, as_json: bool) -> None:
-    from appliance.errors import RevokedError  # noqa: PLC0415
     from appliance.hub.carrier import export_node  # noqa: PLC0415 - other commands do without
 
     if node is None:

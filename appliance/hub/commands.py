@@ -178,7 +178,7 @@ class CommandDesk:
         def query(db: sqlite3.Connection) -> list[Issued]:
             store.node(db, name)
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM commands WHERE node = ?"  # noqa: S608
+                f"SELECT {_COLUMNS} FROM commands WHERE node = ?"  # noqa: S608 - our own text
                 " ORDER BY counter DESC LIMIT ?",
                 (name, _MOST_SHOWN),
             )

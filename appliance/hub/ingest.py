@@ -146,7 +146,7 @@ def _write(
                 (*each.where, each.text),
             )
     db.execute(
-        f"INSERT INTO positions SELECT {_fields(5)} FROM json_each(?) WHERE true"  # noqa: S608
+        f"INSERT INTO positions SELECT {_fields(5)} FROM json_each(?) WHERE true"  # noqa: S608 - our own text
         " ON CONFLICT DO UPDATE SET upto = excluded.upto, hash = excluded.hash",
         (_json([*where, *stands] for where, stands in moved.items()),),
     )

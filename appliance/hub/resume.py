@@ -158,7 +158,7 @@ def fill(
     first, last = int(gap[0]), int(gap[1])
     for table, column in (("batches", "first"), ("records", "seq")):
         db.execute(
-            f"DELETE FROM {table} WHERE node = ? AND epoch = ? AND stream = ? AND {column} = ?",  # noqa: S608
+            f"DELETE FROM {table} WHERE node = ? AND epoch = ? AND stream = ? AND {column} = ?",  # noqa: S608 - our own text
             (*where, first),
         )
     _put_gap(db, where, (first, run[0] - 1), at)

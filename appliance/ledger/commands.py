@@ -60,7 +60,7 @@ def begin_epoch(db: sqlite3.Connection, epoch: int) -> None:
 def find(db: sqlite3.Connection, counter: int) -> Row | None:
     """Return a command, if it is still known."""
     row = db.execute(
-        f"SELECT {_COLUMNS} FROM commands WHERE counter = ?",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM commands WHERE counter = ?",  # noqa: S608 - our own text
         (counter,),
     ).fetchone()
     return None if row is None else _row(row)
@@ -89,7 +89,7 @@ def end(db: sqlite3.Connection, counter: int, state: State, outcome: bytes, audi
 def begun(db: sqlite3.Connection) -> list[Row]:
     """Return those that started and did not end, oldest first."""
     rows = db.execute(
-        f"SELECT {_COLUMNS} FROM commands WHERE state = ? ORDER BY counter",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM commands WHERE state = ? ORDER BY counter",  # noqa: S608 - our own text
         (State.STARTED,),
     )
     return [_row(row) for row in rows]
@@ -102,7 +102,7 @@ def unheard(db: sqlite3.Connection, most: int) -> list[Row]:
     """
     acked = streams.position(db, Stream.AUDIT).acked_upto
     rows = db.execute(
-        f"SELECT {_COLUMNS} FROM commands WHERE outcome IS NOT NULL AND (audit_seq > ? OR"  # noqa: S608
+        f"SELECT {_COLUMNS} FROM commands WHERE outcome IS NOT NULL AND (audit_seq > ? OR"  # noqa: S608 - our own text
         " counter = (SELECT max(counter) FROM commands)) ORDER BY counter DESC LIMIT ?",
         (acked, most),
     )

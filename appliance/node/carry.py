@@ -94,9 +94,7 @@ class Alone:
         director = self._trust.director()
         if director is None:
             return down
-        me = Addressee(
-            director.org, self._identity.node, self._identity.key.public, self._ledger.epoch
-        )
+        me = self._identity.at(director.org, self._ledger.epoch)
         inbox = FleetInbox(me, self._trust, self._ledger, self._clock, lambda: None)
         return {**down, "desired": inbox.desired, "ack": inbox.ack}
 
@@ -185,10 +183,8 @@ class Carrier:
             homeward.seal(self._ledger, stream, me, self.identity.key, self._clock.utc())
 
     def _me(self) -> Addressee | None:
-        director, mine = self._trust.director(), self.identity
-        if director is None:
-            return None
-        return Addressee(director.org, mine.node, mine.key.public, self._ledger.epoch)
+        director = self._trust.director()
+        return None if director is None else self.identity.at(director.org, self._ledger.epoch)
 
     async def take(self, medium: Path) -> list[Taken]:
         """Take in what a medium carries for this node; what is refused keeps nothing else out.

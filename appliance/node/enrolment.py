@@ -48,7 +48,7 @@ from appliance.trust.certificates import (
     was_issued_by,
 )
 from appliance.trust.enrolment import EnrolmentToken
-from appliance.trust.envelope import Addressee, Slot
+from appliance.trust.envelope import Slot
 from appliance.trust.floor import Now
 from appliance.trust.store import TrustStore
 
@@ -232,7 +232,7 @@ class Certificates:
     def _request(self, token: EnrolmentToken | None) -> bytes:
         identity, director = self._identity, self._trust.director()
         org = "" if director is None else director.org
-        me = Addressee(org, identity.node, identity.key.public, self._ledger.epoch)
+        me = identity.at(org, self._ledger.epoch)
         issued = self._now().at
         payload = {
             **me.fields(),

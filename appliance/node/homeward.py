@@ -105,7 +105,7 @@ def _leave(state: Path, ledger: Ledger, at: str) -> Left:
         why = f"{waits} records of the ledger that was here are gone: no hub was named to it"
         return Left(why_not=why, epochs=epochs)
     mine = identity.load(state)
-    me = Addressee(director.org, mine.node, mine.key.public, ledger.epoch)
+    me = mine.at(director.org, ledger.epoch)
     medium, records = state / f"{_FOLDER}{ledger.epoch}", 0
     make_folder(medium, mode=0o700)
     for stream in Stream:

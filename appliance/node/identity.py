@@ -10,6 +10,7 @@ from appliance.errors import NotFoundError, StateUnusableError
 from appliance.kit.files import make_folder, require_space, write_durably
 from appliance.kit.reserve import RESERVE_BYTES, Reserve
 from appliance.runtime import record
+from appliance.trust.envelope import Addressee
 from appliance.trust.keys import Signer, SigningKey
 from appliance.trust.metadata import root_version
 from appliance.trust.store import TrustStore
@@ -24,6 +25,15 @@ class NodeIdentity:
 
     node: NodeId
     key: Signer
+
+    def at(self, org: str, db_epoch: str) -> Addressee:
+        """Return all names that an envelope for or from this node carries.
+
+        Args:
+            org: Whose node it is.
+            db_epoch: The ledger's.
+        """
+        return Addressee(org, self.node, self.key.public, db_epoch)
 
     def public(self) -> dict[str, str]:
         """Return what the hub admits a node by."""

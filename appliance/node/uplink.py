@@ -78,10 +78,8 @@ class Uplink:
             self._ledger.on_commit(lambda: None)
 
     def _me(self) -> Addressee:
-        director, me = self._trust.director(), self._identity
-        return Addressee(
-            "" if director is None else director.org, me.node, me.key.public, self._ledger.epoch
-        )
+        director = self._trust.director()
+        return self._identity.at("" if director is None else director.org, self._ledger.epoch)
 
     async def _met(self) -> Endpoints | None:
         """Return what talks to the hub, by whichever road, once a bundle has named it."""

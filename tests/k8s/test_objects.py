@@ -232,10 +232,11 @@ def test_what_a_document_becomes_is_what_it_is_read_as(
     api: KubeApi, namespace: str, placed: Placed
 ) -> None:
     (document,) = parse_yaml((EXAMPLES / "objectives.yaml").read_text(), "objectives.yaml")
-    body = read.to_object(
-        document, namespace=namespace, labels={"edge-appliance.dev/owner": "local"}
+    body = json.loads(json.dumps(document.to_wire()))
+    labels = {**body["metadata"].get("labels", {}), "edge-appliance.dev/owner": "local"}
+    placed.apply(
+        {**body, "metadata": {**body["metadata"], "namespace": namespace, "labels": labels}}
     )
-    placed.apply(body)
     found = read.document(api.get(MODEL_DEPLOYMENTS.path(namespace, document.name)))
     assert isinstance(found, Document)
     assert found.spec == document.spec  # type: ignore[attr-defined]

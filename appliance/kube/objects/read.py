@@ -1,4 +1,4 @@
-"""From a custom resource to the document it is, and back. Pure.
+"""From a custom resource to the document it is. Pure.
 
 A server that knows CEL refused what is wrong already; an older one did not, and one whose
 definitions were replaced may hold what they would refuse. So everything is read as if it came from
@@ -9,7 +9,6 @@ Of the metadata only what people write is read, by name: what servers add, today
 versions, is no part of a document.
 """
 
-import json
 from typing import Any
 
 from appliance.core import reading
@@ -51,28 +50,3 @@ def document(resource: Json) -> Document | Condition:
 def _weight(metadata: Json) -> int:
     notes = (metadata.get(name) for name in ("labels", "annotations"))
     return weight(*(one for one in notes if isinstance(one, dict)))
-
-
-def to_object(
-    document: Document,
-    *,
-    namespace: str = "",
-    labels: dict[str, str] | None = None,
-    annotations: dict[str, str] | None = None,
-) -> Json:
-    """Return the object to apply for a document.
-
-    Args:
-        document: What is to be there.
-        namespace: Where, whatever the document says; empty for kinds that have none.
-        labels: Those that come with it, over the document's own.
-        annotations: The same.
-    """
-    body: Json = json.loads(json.dumps(document.to_wire()))
-    metadata = {k: v for k, v in body["metadata"].items() if k != "namespace"}
-    if namespace:
-        metadata["namespace"] = namespace
-    for key, more in (("labels", labels), ("annotations", annotations)):
-        if merged := {**metadata.get(key, {}), **(more or {})}:
-            metadata[key] = merged
-    return {**body, "metadata": metadata}
